@@ -1,0 +1,1 @@
+"""Networks, losses and figures of merit: tensors in, tensors out; no paths, clock, network or environment."""

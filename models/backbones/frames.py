@@ -1,0 +1,126 @@
+"""Backbone family `frames`: an image network of timm over every frame, then a temporal head.
+
+One family for all modalities that come as pictures: rgb (3 channels), flow (2), audio (1, log-mel windows).
+Source: Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-image-models.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
+
+import timm
+from pydantic import BaseModel, ConfigDict, Field
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from models import temporal
+from models.temporal import Temporal
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Frames(BaseModel):
+    """An image network on every frame, its features put together over time.
+
+    Attributes:
+        name: a timm model, as "mobilenetv4_conv_small_035".
+        pretrained: False for weights drawn at random, True for those of timm's hub, or the path of a file of
+            weights; the caller reads that file and gives its tensors to `FrameNetwork.load_pretrained`.
+        temporal: how frames become a clip, see `models.temporal`.
+        dropout: probability of dropping a feature before the heads.
+        drop_path: stochastic depth of the image network; 0 for networks that have none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["frames"]
+    name: str
+    pretrained: bool | str
+    temporal: Temporal
+    dropout: Fraction
+    drop_path: Fraction
+
+    def build(self, channels: int) -> "FrameNetwork":
+        """Build the module for frames of `channels` channels.
+
+        Raises:
+            ValueError: timm has no such model, no weights for it, or it has no stochastic depth.
+        """
+        return FrameNetwork(self._image_network(channels), self.temporal)
+
+    def _image_network(self, channels: int) -> nn.Module:
+        if not timm.is_model(self.name):
+            close = ", ".join(timm.list_models(f"*{self.name.split('_')[0].split('.')[0]}*")[:5])
+            raise ValueError(f"timm has no model {self.name!r}" + (f"; near it: {close}" if close else ""))
+        depth = {"drop_path_rate": self.drop_path} if self.drop_path else {}
+        try:
+            return timm.create_model(
+                self.name, pretrained=self.pretrained is True, num_classes=0, in_chans=channels, **depth
+            )
+        except TypeError as error:
+            raise ValueError(f"timm model {self.name!r} cannot be built with {depth}: {error}") from error
+
+
+class FrameNetwork(nn.Module):
+    """The module of `Frames`.
+
+    Args:
+        image: a timm model without classifier.
+        kind: the temporal head.
+
+    Attributes:
+        width: channels of the clip features.
+    """
+
+    def __init__(self, image: nn.Module, kind: Temporal) -> None:
+        super().__init__()
+        self.width: int = image.head_hidden_size  # type: ignore[assignment]
+        self.image = image
+        self.temporal = temporal.build(kind, self.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed clips (batch, frames, channels, height, width) as features (batch, self.width)."""
+        batch, frames = x.shape[:2]
+        features = self.image(x.flatten(0, 1))
+        return self.temporal(features.unflatten(0, (batch, frames)))
+
+    def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the weights of a timm checkpoint, its first convolution fitted to the input's channels.
+
+        Args:
+            state: tensors by name, as timm publishes them for this model. The classifier is left out.
+
+        Raises:
+            ValueError: a tensor is missing, unknown or of another shape: the file is for another model.
+        """
+        config = self.image.pretrained_cfg
+        own = self.image.state_dict()
+        weights = {name: value for name, value in state.items() if not _within(name, config["classifier"])}
+        for layer in _names(config["first_conv"]):
+            name = f"{layer}.weight"
+            if name in weights and name in own:
+                weights[name] = adapt_input_conv(own[name].shape[1], weights[name])
+        _refuse_mismatch(own, weights, config["architecture"])
+        self.image.load_state_dict(weights)
+
+
+def _names(field: str | Iterable[str] | None) -> tuple[str, ...]:
+    if field is None:
+        return ()
+    return (field,) if isinstance(field, str) else tuple(field)
+
+
+def _within(name: str, layers: str | Iterable[str] | None) -> bool:
+    return any(name.startswith(f"{layer}.") for layer in _names(layers))
+
+
+def _refuse_mismatch(own: Mapping[str, Tensor], given: Mapping[str, Tensor], architecture: str) -> None:
+    wrong = [f"{name} is missing" for name in own.keys() - given.keys()]
+    wrong += [f"{name} is unknown" for name in given.keys() - own.keys()]
+    wrong += [
+        f"{name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own.keys() & given.keys()
+        if given[name].shape != own[name].shape
+    ]
+    if wrong:
+        shown = "; ".join(sorted(wrong)[:3])
+        raise ValueError(f"these weights are not for {architecture}: {len(wrong)} tensors differ ({shown})")
