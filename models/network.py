@@ -86,4 +86,4 @@ def gmacs(network: nn.Module, example: Tensor) -> float:
             network(example)
     finally:
         network.train(training)
-    return counter.get_total_flops() / 2 / 1e9
+    return float(counter.get_total_flops()) / 2 / 1e9

@@ -1,4 +1,4 @@
-"""The backbone families, chosen by `kind`. To add one: its file beside this one, and its line in the union."""
+"""The backbone families, chosen by `kind`. To add one: its file beside this one, its line in the union."""
 
 from typing import Annotated
 

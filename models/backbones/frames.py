@@ -5,7 +5,7 @@ Source: Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-i
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import timm
 from pydantic import BaseModel, ConfigDict, Field
@@ -51,7 +51,7 @@ class Frames(BaseModel):
         if not timm.is_model(self.name):
             close = ", ".join(timm.list_models(f"*{self.name.split('_')[0].split('.')[0]}*")[:5])
             raise ValueError(f"timm has no model {self.name!r}" + (f"; near it: {close}" if close else ""))
-        depth = {"drop_path_rate": self.drop_path} if self.drop_path else {}
+        depth: dict[str, Any] = {"drop_path_rate": self.drop_path} if self.drop_path else {}
         try:
             return timm.create_model(
                 self.name, pretrained=self.pretrained is True, num_classes=0, in_chans=channels, **depth
@@ -92,7 +92,7 @@ class FrameNetwork(nn.Module):
         Raises:
             ValueError: a tensor is missing, unknown or of another shape: the file is for another model.
         """
-        config = self.image.pretrained_cfg
+        config: Mapping[str, Any] = self.image.pretrained_cfg  # type: ignore[assignment]
         own = self.image.state_dict()
         weights = {name: value for name, value in state.items() if not _within(name, config["classifier"])}
         for layer in _names(config["first_conv"]):

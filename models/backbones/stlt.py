@@ -103,7 +103,7 @@ class LayoutNetwork(nn.Module):
         return read[:, 0].unflatten(0, (batch, frames))
 
     def _read_clip(self, frames: Tensor) -> Tensor:
-        """Embed the clip, (batch, frames, width) to (batch, width): each frame sees the past, the token all."""
+        """Embed the clip, (batch, frames, width) to (batch, width); frames see the past, the token all."""
         token = self.clip_token.expand(len(frames), 1, -1)
         sequence = self.dropout(torch.cat([frames, token], dim=1))
         length = sequence.shape[1]

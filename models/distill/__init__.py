@@ -1,0 +1,14 @@
+"""The training methods, chosen by `kind`. To add one: its file beside this one, its line in the union."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from models.distill.kd import KD
+from models.distill.supervised import Supervised
+
+Method = Annotated[
+    Supervised  # labels alone
+    | KD,  # the teachers' mixed prediction, and labels
+    Field(discriminator="kind"),
+]
