@@ -1,0 +1,291 @@
+"""MLflow runs of the stages: where they are stored, and how a training writes to them.
+
+MLflow remembers; it never decides. Whatever goes wrong here is said once and the training goes on, and a run
+that MLflow never heard of can still be registered later, from the stage's outputs.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import subprocess
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.layout import Workspace
+from tasks.settings import settings
+
+# MLflow reads these when it is imported, so every module of ours imports this one before it.
+os.environ.update(
+    MLFLOW_DISABLE_TELEMETRY="true",
+    MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false",
+    MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
+)
+# Its own patience (7 tries, 2 minutes each) would hold a training up for a quarter of an hour.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SYSTEM_METRICS_INTERVAL_S = 5
+_RETRY_AFTER_S = 60.0
+_LONGEST_PARAM = 6000
+_PARAMS_A_BATCH = 100
+_METRICS_A_BATCH = 1000
+
+
+def store_uri(workspace: Workspace) -> str:
+    """The tracking URI: MLFLOW_TRACKING_URI if set, else a SQLite file in the work folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_work(workspace) / 'mlflow.db'}"
+
+
+def experiment_name(data_name: str) -> str:
+    """The experiment that holds all runs on one data set."""
+    return f"understudy/{data_name}"
+
+
+def client(workspace: Workspace) -> "MlflowClient":
+    """A client of the tracking store and the registry, which exist when it returns.
+
+    Raises:
+        mlflow.exceptions.MlflowException: the store cannot be reached or created.
+    """
+    from mlflow import MlflowClient
+
+    # A new SQLite store says one line for each of some fifty migrations.
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    warnings.filterwarnings(
+        "ignore", message="The ``noload`` loader strategy"
+    )  # MLflow's own, with SQLAlchemy 2.1
+    new = MlflowClient(tracking_uri=store_uri(workspace))
+    with _alone(_work(workspace) / "mlflow.lock"):
+        new.search_experiments(max_results=1)
+        new.search_registered_models(max_results=1)
+    return new
+
+
+def experiment(mlflow_client: "MlflowClient", workspace: Workspace, data_name: str) -> str:
+    """The id of the data set's experiment, which is created if need be.
+
+    Raises:
+        mlflow.exceptions.MlflowException: the store fails, or the experiment was deleted in MLflow.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name = experiment_name(data_name)
+    found = mlflow_client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return mlflow_client.create_experiment(name, artifact_location=_artifacts(workspace))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = mlflow_client.get_experiment_by_name(name)  # another stage was faster
+    if found is None or found.lifecycle_stage == "deleted":
+        raise MlflowException(
+            f"experiment {name!r} was deleted in MLflow; restore it there or rename data.name"
+        )
+    return found.experiment_id
+
+
+def git_commit(workspace: Workspace) -> str:
+    """The commit of the clone, with `-dirty` behind it where tracked files differ; empty outside git."""
+    command = [
+        "git",
+        "-C",
+        str(workspace.root),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty",
+        "--exclude=*",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+class Run:
+    """One MLflow run, written to in batches. Every method returns, whether or not MLflow does.
+
+    What could not be sent is kept and goes with the next batch, so a server that was away for a while loses
+    nothing of a curve.
+    """
+
+    def __init__(self) -> None:
+        self.id = ""
+        """The run's id; empty where MLflow could not be reached when it began."""
+        self._client: MlflowClient | None = None
+        self._pending: list[Any] = []
+        self._silent_until = 0.0
+        self._warned = False
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Send the metrics of one step (an epoch, 0-based) as one batch."""
+        if self._client is None:
+            return
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        self._pending += [Metric(key, float(value), now_ms, step) for key, value in metrics.items()]
+        if time.monotonic() >= self._silent_until:
+            self._send_pending()
+
+    def artifact(self, path: Path) -> None:
+        """Copy a file, or a folder under its own name, to the run."""
+        if self._client is None:
+            return
+        try:
+            if path.is_dir():
+                self._client.log_artifacts(self.id, str(path), artifact_path=path.name)
+            else:
+                self._client.log_artifact(self.id, str(path))
+        except Exception as error:
+            self._warn(error)
+
+    def _begin(
+        self,
+        workspace: Workspace,
+        name: str,
+        params: Mapping[str, Any],
+        tags: dict[str, str],
+        data: tuple[str, str],
+    ) -> None:
+        try:
+            mlflow_client = client(workspace)
+            experiment_id = experiment(mlflow_client, workspace, data[0])
+            self.id = mlflow_client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+            self._client = mlflow_client
+            self._describe(params, data)
+        except Exception as error:
+            self._warn(error)
+
+    def _describe(self, params: Mapping[str, Any], data: tuple[str, str]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
+        assert self._client is not None
+        flat = [Param(key, value[:_LONGEST_PARAM]) for key, value in _flatten(params)]
+        for first in range(0, len(flat), _PARAMS_A_BATCH):
+            self._client.log_batch(self.id, params=flat[first : first + _PARAMS_A_BATCH])
+        name, digest = data
+        dataset = Dataset(name, digest, source_type="dvc", source=json.dumps({"path": "data/index"}))
+        context = [InputTag("mlflow.data.context", "training")]
+        self._client.log_inputs(self.id, datasets=[DatasetInput(dataset, tags=context)])
+
+    def _send_pending(self) -> None:
+        assert self._client is not None
+        try:
+            while self._pending:
+                self._client.log_batch(self.id, metrics=self._pending[:_METRICS_A_BATCH])
+                del self._pending[:_METRICS_A_BATCH]
+        except Exception as error:
+            self._silent_until = time.monotonic() + _RETRY_AFTER_S
+            self._warn(error)
+
+    def _end(self, status: str) -> None:
+        if self._client is None:
+            return
+        self._send_pending()
+        try:
+            self._client.set_terminated(self.id, status)
+        except Exception as error:
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            warnings.warn(f"MLflow failed, the stage goes on without it: {reason[0]}", stacklevel=3)
+        self._warned = True
+
+
+@contextmanager
+def run(
+    workspace: Workspace,
+    name: str,
+    stage: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    data_digest: str,
+    data_name: str,
+) -> Iterator[Run]:
+    """Open an MLflow run for one training or evaluation, and close it as finished, failed or killed.
+
+    Args:
+        name: the run's name in the UI, for example "distill@student seed 0".
+        stage: the stage of dvc.yaml; becomes a tag.
+        params: what the numbers depend on; nested keys are joined by dots.
+        tags: more tags, for example item, seed and method.
+        data_digest: names the content of the data, at most 36 characters, so that the UI compares runs on the
+            same data.
+        data_name: params' data.name; names the experiment and the data set.
+    """
+    commit = git_commit(workspace)
+    all_tags = {"stage": stage, "data_digest": data_digest, "git_commit": commit, **tags}
+    all_tags["mlflow.source.name"] = f"python -m tasks {stage}"
+    all_tags["mlflow.source.git.commit"] = commit.removesuffix("-dirty")
+    opened = Run()
+    opened._begin(workspace, name, params, all_tags, (data_name, data_digest))
+    monitor = _system_metrics(workspace, opened)
+    status = "KILLED"
+    try:
+        yield opened
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        if monitor is not None:
+            monitor.finish()
+        opened._end(status)
+
+
+def _system_metrics(workspace: Workspace, opened: Run) -> Any:
+    """Start measuring CPU, memory, disk, network and, where there is one, the GPU; None where that fails."""
+    if not opened.id:
+        return None
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    try:
+        monitor = SystemMetricsMonitor(
+            opened.id, sampling_interval=SYSTEM_METRICS_INTERVAL_S, tracking_uri=store_uri(workspace)
+        )
+        monitor.start()
+        return monitor
+    except Exception as error:
+        opened._warn(error)
+        return None
+
+
+def _work(workspace: Workspace) -> Path:
+    return (workspace.root / settings().work).resolve()
+
+
+def _artifacts(workspace: Workspace) -> str | None:
+    """Where a new experiment keeps its artifacts: beside the SQLite file; a server decides for itself."""
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return None
+    return (_work(workspace) / "mlartifacts").as_uri()
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold `lock`: MLflow creates a new SQLite store in many steps, which two processes must not interleave."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + str(key), value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,133 @@
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import pytest
+
+from tasks.layout import Workspace
+from tasks.stores import tracking
+
+DIGEST = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One clone for all tests that leave its store whole: creating one takes seconds."""
+    return tmp_path_factory.mktemp("clone")
+
+
+@pytest.fixture
+def workspace(store, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("UNDERSTUDY_WORK", "work")
+    return Workspace(store)
+
+
+def open_run(workspace, params=None, tags=None):
+    return tracking.run(
+        workspace, "distill@student seed 0", "distill", params or {}, tags or {}, DIGEST, "kitchen"
+    )
+
+
+def stored(workspace, run_id):
+    return tracking.client(workspace).get_run(run_id)
+
+
+def test_a_run_keeps_params_tags_metrics_data_and_files(workspace, tmp_path):
+    curves = tmp_path / "curves.csv"
+    curves.write_text("epoch\n0\n")
+    params = {"training": {"epochs": 3, "decay": "cosine"}, "zoom": [1.0, 1.25], "note": "x" * 9000}
+    with open_run(workspace, params, {"item": "student"}) as run:
+        run.log({"val_loss": 0.5, "val_top1": 0.25}, step=0)
+        run.log({"val_loss": 0.4}, step=1)
+        run.artifact(curves)
+
+    found = stored(workspace, run.id)
+    assert found.info.status == "FINISHED"
+    assert found.data.params["training.epochs"] == "3"
+    assert found.data.params["training.decay"] == "cosine"
+    assert found.data.params["zoom"] == "[1.0, 1.25]"
+    assert len(found.data.params["note"]) == 6000
+    assert {"stage": "distill", "item": "student", "data_digest": DIGEST}.items() <= found.data.tags.items()
+    assert found.data.metrics["val_loss"] == 0.4
+    history = tracking.client(workspace).get_metric_history(run.id, "val_loss")
+    assert [(metric.step, metric.value) for metric in history] == [(0, 0.5), (1, 0.4)]
+    (dataset,) = found.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("kitchen", DIGEST)
+    assert [file.path for file in tracking.client(workspace).list_artifacts(run.id)] == ["curves.csv"]
+
+
+def test_everything_local_lies_under_the_work_folder(workspace):
+    with open_run(workspace) as run:
+        run.log({"a": 1.0}, step=0)
+    assert (tmp_path / "work" / "mlflow.db").exists()
+    assert stored(workspace, run.id).info.artifact_uri.startswith(
+        (tmp_path / "work" / "mlartifacts").as_uri()
+    )
+
+
+def test_more_params_than_one_batch_holds(workspace):
+    with open_run(workspace, {f"p{number}": number for number in range(250)}) as run:
+        pass
+    assert len(stored(workspace, run.id).data.params) == 250
+
+
+@pytest.mark.parametrize(("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_a_stage_that_fails_says_so(workspace, error, status):
+    with pytest.raises(error), open_run(workspace) as run:
+        raise error
+    assert stored(workspace, run.id).info.status == status
+
+
+def test_an_unreachable_server_costs_one_warning(workspace, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # discard: nothing listens
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with open_run(workspace) as run:
+            run.log({"a": 1.0}, step=0)
+            run.artifact(tmp_path)
+    assert run.id == ""
+    assert sum("MLflow failed" in str(warning.message) for warning in caught) == 1
+
+
+def test_metrics_wait_for_a_store_that_was_away(workspace, tmp_path, monkeypatch):
+    """The SQLite file vanishes in mid-training and comes back: the curve has no hole."""
+    monkeypatch.setattr(tracking, "_RETRY_AFTER_S", 0.0)
+    database, away = workspace.root / "work" / "mlflow.db", tmp_path / "away.db"
+    with pytest.warns(UserWarning, match="MLflow failed"), open_run(workspace) as run:
+        run.log({"loss": 3.0}, step=0)
+        database.rename(away)
+        database.mkdir()  # so that SQLite cannot create a new one
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        for engine in SqlAlchemyStore._engine_map.values():
+            engine.dispose()
+        run.log({"loss": 2.0}, step=1)
+        database.rmdir()
+        away.rename(database)
+        run.log({"loss": 1.0}, step=2)
+    history = tracking.client(workspace).get_metric_history(run.id, "loss")
+    assert [metric.value for metric in history] == [3.0, 2.0, 1.0]
+
+
+def test_two_processes_may_create_the_store_at_once(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("UNDERSTUDY_WORK", "work")
+    program = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from tasks.layout import Workspace
+        from tasks.stores import tracking
+
+        with tracking.run(Workspace(Path(sys.argv[1])), "n", "distill", {}, {}, "d", "kitchen") as run:
+            run.log({"a": 1.0}, step=0)
+        print(run.id)
+    """)
+    command = [sys.executable, "-W", "error:MLflow failed", "-c", program, str(tmp_path)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    ids = [process.communicate(timeout=120)[0].strip() for process in processes]
+    assert all(process.returncode == 0 for process in processes)
+    assert len(set(ids)) == 2
+    assert all(stored(Workspace(tmp_path), run_id).info.status == "FINISHED" for run_id in ids)
