@@ -50,11 +50,7 @@ def experiment_name(data_name: str) -> str:
 
 
 def client(workspace: Workspace) -> "MlflowClient":
-    """A client of the tracking store and the registry, which exist when it returns.
-
-    Raises:
-        mlflow.exceptions.MlflowException: the store cannot be reached or created.
-    """
+    """A client of the tracking store and the registry; the local store is created if need be."""
     from mlflow import MlflowClient
 
     # A new SQLite store says one line for each of some fifty migrations.
@@ -63,11 +59,9 @@ def client(workspace: Workspace) -> "MlflowClient":
     warnings.filterwarnings(
         "ignore", message="The ``noload`` loader strategy"
     )  # MLflow's own, with SQLAlchemy 2.1
-    new = MlflowClient(tracking_uri=store_uri(workspace))
-    with _alone(_work(workspace) / "mlflow.lock"):
-        new.search_experiments(max_results=1)
-        new.search_registered_models(max_results=1)
-    return new
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        _ensure_local_store(_work(workspace))
+    return MlflowClient(tracking_uri=store_uri(workspace))
 
 
 def experiment(mlflow_client: "MlflowClient", workspace: Workspace, data_name: str) -> str:
@@ -274,13 +268,28 @@ def _artifacts(workspace: Workspace) -> str | None:
     return (_work(workspace) / "mlartifacts").as_uri()
 
 
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold `lock`: MLflow creates a new SQLite store in many steps, which two processes must not interleave."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _ensure_local_store(work: Path) -> None:
+    """Create the SQLite file, whole or not at all.
+
+    MLflow fills a new one in some fifty migrations: two processes that interleave them both fail, and one that
+    is killed among them leaves a file that no later run can open.
+    """
+    from mlflow import MlflowClient
+
+    store = work / "mlflow.db"
+    if store.exists():
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if store.exists():
+            return
+        unfinished = work / "mlflow.db.new"
+        unfinished.unlink(missing_ok=True)
+        blank = MlflowClient(tracking_uri=f"sqlite:///{unfinished}")
+        blank.search_experiments(max_results=1)
+        blank.search_registered_models(max_results=1)
+        unfinished.replace(store)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -61,10 +61,9 @@ def test_a_run_keeps_params_tags_metrics_data_and_files(workspace, tmp_path):
 def test_everything_local_lies_under_the_work_folder(workspace):
     with open_run(workspace) as run:
         run.log({"a": 1.0}, step=0)
-    assert (tmp_path / "work" / "mlflow.db").exists()
-    assert stored(workspace, run.id).info.artifact_uri.startswith(
-        (tmp_path / "work" / "mlartifacts").as_uri()
-    )
+    work = workspace.root / "work"
+    assert (work / "mlflow.db").exists()
+    assert stored(workspace, run.id).info.artifact_uri.startswith((work / "mlartifacts").as_uri())
 
 
 def test_more_params_than_one_batch_holds(workspace):
@@ -110,6 +109,16 @@ def test_metrics_wait_for_a_store_that_was_away(workspace, tmp_path, monkeypatch
         run.log({"loss": 1.0}, step=2)
     history = tracking.client(workspace).get_metric_history(run.id, "loss")
     assert [metric.value for metric in history] == [3.0, 2.0, 1.0]
+
+
+def test_a_creation_that_was_killed_is_begun_anew(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("UNDERSTUDY_WORK", "work")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "mlflow.db.new").write_bytes(b"half a file")
+    with open_run(Workspace(tmp_path)) as run:
+        pass
+    assert stored(Workspace(tmp_path), run.id).info.status == "FINISHED"
 
 
 def test_two_processes_may_create_the_store_at_once(tmp_path, monkeypatch):
