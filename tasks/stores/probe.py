@@ -1,0 +1,255 @@
+"""Probing videos of unknown origin: in a process of its own that may hang or die, as decoders do on bad bytes.
+
+Run as `python -m tasks.stores.probe` it is that process: one JSON request a line in, one JSON answer a line out.
+"""
+
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Self
+
+import numpy as np
+
+from tasks.stores.video import (
+    SILENCE,
+    PyAv,
+    ReaderName,
+    VideoError,
+    audio_frames,
+    nearest,
+    open_container,
+    open_video,
+)
+
+_MOST_MOMENTS = 64
+"""Moments decoded of one video; of more, an even choice."""
+_COMPARED = 3
+"""Frames on which decord must agree with PyAV."""
+_TOLERANCE = 1.0
+"""Largest mean difference of two such frames, in levels of 255."""
+
+
+class ProbeStopped(VideoError):
+    """The process that looked at the video died or had to be killed; it may fare otherwise another time."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a video turned out to be.
+
+    Attributes:
+        codec: FFmpeg's name.
+        width, height: as displayed, in pixels.
+        rotation: degrees counterclockwise from stored to displayed.
+        rate_hz: frames a second, on average.
+        duration_s: from the first frame to the end of the last whole one.
+        promised_s: length by the file's header; 0 where it does not say. Longer than duration_s: truncated.
+        audio_rate_hz: of the sound track; 0 without one that can be decoded and is not silent.
+        reader: the reader that works.
+        broken_s: moments asked for whose frame cannot be decoded.
+    """
+
+    codec: str
+    width: int
+    height: int
+    rotation: int
+    rate_hz: float
+    duration_s: float
+    promised_s: float
+    audio_rate_hz: int
+    reader: ReaderName
+    broken_s: tuple[float, ...]
+
+    @property
+    def frame_s(self) -> float:
+        """How long a frame is shown, on average."""
+        return 1 / self.rate_hz
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the file lacks more than two frames of what its header promises."""
+        return self.promised_s > self.duration_s + 2 * self.frame_s
+
+
+class Prober:
+    """Probes videos one after the other in one subprocess, started anew whenever it had to be killed.
+
+    Args:
+        timeout_s: a probe that takes longer is killed.
+    """
+
+    def __init__(self, timeout_s: float):
+        self._timeout_s = timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def probe(self, path: Path, moments_s: Sequence[float]) -> Probe:
+        """What the video at `path` is, the frames nearest to `moments_s` decoded on the way.
+
+        Raises:
+            ProbeStopped: it took too long, or the decoder crashed.
+            VideoError: it cannot be read; the message says why.
+        """
+        try:
+            return self._ask(path, moments_s, try_decord=True)
+        except ProbeStopped:
+            return self._ask(path, moments_s, try_decord=False)
+
+    def _ask(self, path: Path, moments_s: Sequence[float], try_decord: bool) -> Probe:
+        request = {"path": str(path), "moments_s": list(moments_s), "try_decord": try_decord}
+        answer = json.loads(self._exchange(json.dumps(request).encode() + b"\n"))
+        if "error" in answer:
+            raise VideoError(answer["error"])
+        return Probe(**answer | {"broken_s": tuple(answer["broken_s"])})
+
+    def _exchange(self, line: bytes) -> bytes:
+        process = self._started()
+        assert process.stdin is not None and process.stdout is not None
+        answer, deadline = b"", monotonic() + self._timeout_s
+        with contextlib.suppress(BrokenPipeError), selectors.DefaultSelector() as selector:
+            process.stdin.write(line)
+            process.stdin.flush()
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while not answer.endswith(b"\n"):
+                if not selector.select(max(0.0, deadline - monotonic())):
+                    self.close()
+                    raise ProbeStopped(f"decoding took longer than {self._timeout_s:g} s")
+                block = os.read(process.stdout.fileno(), 1 << 16)
+                if not block:
+                    break
+                answer += block
+        if not answer.endswith(b"\n"):
+            self.close()
+            raise ProbeStopped(f"the decoder crashed on it (exit status {process.returncode})")
+        return answer
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tasks.stores.probe"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            )
+        return self._process
+
+    def close(self) -> None:
+        """End the subprocess."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def probe(path: Path, moments_s: Sequence[float], timeout_s: float) -> Probe:
+    """Probe one video in a subprocess of its own; see `Prober.probe`."""
+    with Prober(timeout_s) as prober:
+        return prober.probe(path, moments_s)
+
+
+def examine(path: Path, moments_s: Sequence[float], try_decord: bool) -> Probe:
+    """Probe a video in this process, which may not survive it.
+
+    Raises:
+        VideoError: it cannot be read.
+    """
+    with PyAv(path) as reader:
+        times_s = reader.times_s
+        last_s = float(times_s[-1])
+        rate_hz = (len(times_s) - 1) / last_s if last_s > 0 else 25.0
+        wanted = np.array(sorted({0.0, last_s, *moments_s}))
+        chosen = wanted[np.unique(np.linspace(0, len(wanted) - 1, _MOST_MOMENTS).round().astype(int))]
+        decoded, broken_s = _decode(reader, chosen)
+        misread = reader.rotation or not try_decord or not _decord_agrees(path, times_s, decoded)
+        return Probe(
+            codec=reader.codec,
+            width=reader.width,
+            height=reader.height,
+            rotation=reader.rotation,
+            rate_hz=rate_hz,
+            duration_s=last_s + 1 / rate_hz,
+            promised_s=reader.promised_s,
+            audio_rate_hz=_audible_rate(path),
+            reader="pyav" if misread else "decord",
+            broken_s=broken_s,
+        )
+
+
+def _decode(reader: PyAv, moments_s: np.ndarray) -> tuple[dict[int, np.ndarray], tuple[float, ...]]:
+    """Decode the frames at these moments: a few of them by number, and the moments that failed."""
+    numbers = nearest(reader.times_s, moments_s)
+    kept = set(numbers[np.linspace(0, len(numbers) - 1, _COMPARED).round().astype(int)].tolist())
+    pictures, broken = {}, []
+    for number, moment_s in zip(numbers.tolist(), moments_s.tolist(), strict=True):
+        try:
+            picture = next(reader.frames([number]))
+        except VideoError:
+            broken.append(moment_s)
+            continue
+        if number in kept:
+            pictures[number] = picture
+    if not pictures:
+        raise VideoError("none of its frames can be decoded")
+    return pictures, tuple(broken)
+
+
+def _decord_agrees(path: Path, times_s: np.ndarray, pictures: dict[int, np.ndarray]) -> bool:
+    """Whether decord gives the same frames at the same times."""
+    try:
+        with open_video(path, "decord") as reader:
+            if len(reader.times_s) != len(times_s) or np.abs(reader.times_s - times_s).max() > 1e-3:
+                return False
+            return all(
+                theirs.shape == ours.shape and np.abs(theirs.astype(np.int16) - ours).mean() <= _TOLERANCE
+                for theirs, ours in zip(reader.frames(sorted(pictures)), map(pictures.get, sorted(pictures)), strict=True)
+            )
+    except VideoError:
+        return False
+
+
+def _audible_rate(path: Path) -> int:
+    """The sound track's rate in Hz; 0 without one that can be decoded and is not silent."""
+    with open_container(path) as container:
+        if not container.streams.audio:
+            return 0
+        for frame in audio_frames(container):
+            samples = frame.to_ndarray()
+            scale = np.iinfo(samples.dtype).max if samples.dtype.kind in "iu" else 1.0
+            if np.abs(samples.astype(np.float64)).max(initial=0) > SILENCE * scale:
+                return frame.sample_rate
+    return 0
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return asdict(examine(Path(request["path"]), request["moments_s"], request["try_decord"]))
+    except VideoError as error:
+        return {"error": str(error)}
+    except Exception as error:  # whatever else bad bytes provoke is this video's fault, not the data set's
+        return {"error": f"cannot be read ({type(error).__name__}: {error})"}
+
+
+def _serve() -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, this process goes first
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what decoders print must not mix with the answers
+    for line in sys.stdin:
+        print(json.dumps(_answer(json.loads(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,315 @@
+"""Reading video files: frames by number, their times, the sound track. Knows nothing of clips or data sets.
+
+decord is the default reader (about three times PyAV on sparse frames, bit-equal); PyAV reads what decord
+cannot (AV1, rotation) and all sound. `tasks.stores.probe` says which of the two a file needs.
+"""
+
+import contextlib
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, Self
+
+import av
+import decord
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+
+ReaderName = Literal["decord", "pyav"]
+
+SILENCE = 1e-4
+"""A sound track whose samples never exceed this (full scale is 1) counts as absent."""
+
+_PLAYLISTS = {"hls", "concat", "dash", "imf", "sdp", "rtsp", "tty"}
+"""Formats that name other files or draw text instead of holding pictures."""
+_GAP_S = 0.05
+"""Sound that pauses for longer than this is padded with silence, so that it stays in step with the picture."""
+
+
+class VideoError(Exception):
+    """A video that cannot be read; the message says why in plain words."""
+
+
+class Reader(ABC):
+    """One open video.
+
+    Attributes:
+        width, height: of a frame as displayed (rotation applied), in pixels.
+        times_s: float64 (frames,), rising; when each frame is shown, in seconds from the first frame.
+    """
+
+    width: int
+    height: int
+    times_s: np.ndarray
+
+    def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """The frames of these numbers, never falling, each uint8 (height, width, 3) RGB.
+
+        Raises:
+            VideoError: a frame cannot be decoded.
+        """
+        last, picture = -1, None
+        for index in indices:
+            if picture is None or index != last:
+                picture, last = self._frame(index), index
+            yield picture
+
+    @abstractmethod
+    def _frame(self, index: int) -> np.ndarray: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def nearest(times_s: np.ndarray, moments_s: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The number of the frame whose time lies nearest to each moment, int64 (moments,)."""
+    moments = np.asarray(moments_s, dtype=np.float64)
+    after = np.clip(np.searchsorted(times_s, moments), 1, max(1, len(times_s) - 1))
+    if len(times_s) == 1:
+        return np.zeros(len(moments), dtype=np.int64)
+    return after - (moments - times_s[after - 1] <= times_s[after] - moments)
+
+
+def open_video(path: Path, reader: ReaderName = "decord") -> Reader:
+    """Open `path` with the reader that its probe found to work.
+
+    Raises:
+        VideoError: the file is no video, or this reader cannot open it.
+    """
+    return _Decord(path) if reader == "decord" else PyAv(path)
+
+
+class _Decord(Reader):
+    def __init__(self, path: Path):
+        try:
+            self._video = decord.VideoReader(str(path), num_threads=1)
+            starts = self._video.get_frame_timestamp(range(len(self._video)))[:, 0]
+            self.height, self.width, _ = self._video[0].shape
+        except Exception as error:  # decord raises several unrelated types
+            raise VideoError(f"decord cannot open it ({_first_line(error)})") from None
+        self.times_s = (starts - starts[0]).astype(np.float64)
+
+    def _frame(self, index: int) -> np.ndarray:
+        try:
+            return self._video[int(index)].asnumpy()
+        except Exception as error:
+            raise VideoError(f"frame {index} cannot be decoded ({_first_line(error)})") from None
+
+    def close(self) -> None:
+        del self._video
+
+
+class PyAv(Reader):
+    """A video read through PyAV, with what FFmpeg knows of the file.
+
+    Attributes:
+        codec: FFmpeg's name of it.
+        rotation: degrees counterclockwise from the stored to the displayed frame: 0, 90, 180 or 270.
+        promised_s: how long the file's header says the video is; 0 where it does not say.
+    """
+
+    def __init__(self, path: Path):
+        self._container = open_container(path)
+        try:
+            if not self._container.streams.video:
+                raise VideoError("holds no video track")
+            self._stream = self._container.streams.video[0]
+            self._stream.codec_context.thread_count = 1
+            self._pts, self._keyframes = self._index()
+            first = self._decode_from_start()
+        except FFmpegError as error:
+            self.close()
+            raise VideoError(f"cannot be decoded ({error.strerror})") from None
+        except VideoError:
+            self.close()
+            raise
+        self.codec = self._stream.codec_context.codec.name
+        self.rotation = round(first.rotation / 90) * 90 % 360
+        turned = self.rotation in (90, 270)
+        self.width, self.height = (first.height, first.width) if turned else (first.width, first.height)
+        self.times_s = (self._pts - self._pts[0]) * float(self._time_base)
+        self.promised_s = float((self._stream.duration or 0) * self._time_base)
+
+    @property
+    def _time_base(self) -> Fraction:
+        return self._stream.time_base or Fraction(1, 1)
+
+    def _index(self) -> tuple[np.ndarray, list[int]]:
+        """Presentation stamps of all whole frames, and those one can seek to."""
+        packets = [p for p in self._container.demux(self._stream) if p.size and not p.is_corrupt and not p.is_discard]
+        if not packets:
+            raise VideoError("holds no whole frame")
+        self._stamped = all(packet.pts is not None for packet in packets)
+        if not self._stamped:  # such as H.264 with B-frames in AVI: count instead
+            return self._counted(len(packets)), []
+        stamps = sorted({packet.pts for packet in packets if packet.pts is not None})
+        keyframes = sorted(p.pts for p in packets if p.is_keyframe and p.pts is not None)
+        return np.array(stamps, dtype=np.int64), keyframes
+
+    def _counted(self, count: int) -> np.ndarray:
+        rate = self._stream.average_rate or Fraction(25)
+        return np.round(np.arange(count) / float(rate * self._time_base)).astype(np.int64)
+
+    def _decode_from_start(self) -> av.VideoFrame:
+        self._seek(int(self._pts[0]))
+        frame = next(self._decoder, None)
+        if frame is None:
+            raise VideoError("holds no frame that can be decoded")
+        self._seek(int(self._pts[0]))
+        return frame
+
+    def _seek(self, stamp: int) -> None:
+        self._container.seek(stamp if self._stamped else 0, stream=self._stream, backward=True)
+        self._decoder = self._container.decode(self._stream)
+        self._position = -1
+        """The frame decoded last; -1 before the first."""
+
+    def _frame(self, index: int) -> np.ndarray:
+        try:
+            frame = self._find(int(index))
+        except FFmpegError as error:
+            raise VideoError(f"frame {index} cannot be decoded ({error.strerror})") from None
+        if frame is None:
+            raise VideoError(f"frame {index} at {self.times_s[index]:.3f} s cannot be decoded")
+        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), self.rotation // 90))
+
+    def _find(self, index: int) -> av.VideoFrame | None:
+        if not self._stamped:
+            return self._count_to(index)
+        stamp = int(self._pts[index])
+        keyframe = self._keyframes[max(0, bisect_right(self._keyframes, stamp) - 1)] if self._keyframes else None
+        passed = index <= self._position
+        if passed or (keyframe is not None and self._position >= 0 and keyframe > self._pts[self._position]):
+            self._seek(int(self._pts[0]) if keyframe is None else keyframe)
+        frame = self._decode_to(stamp, index)
+        if frame is None:  # a container whose seeking overshoots
+            self._seek(int(self._pts[0]))
+            frame = self._decode_to(stamp, index)
+        return frame
+
+    def _decode_to(self, stamp: int, index: int) -> av.VideoFrame | None:
+        for frame in self._decoder:
+            if frame.pts is not None and frame.pts >= stamp:
+                self._position = index
+                return frame if frame.pts == stamp else None
+        return None
+
+    def _count_to(self, index: int) -> av.VideoFrame | None:
+        if index <= self._position:
+            self._seek(0)
+        for frame in self._decoder:
+            self._position += 1
+            if self._position == index:
+                return frame
+        return None
+
+    def close(self) -> None:
+        self._container.close()
+
+
+def open_container(path: Path) -> InputContainer:
+    """Open `path` with FFmpeg, which may read this one local file and nothing else.
+
+    Raises:
+        VideoError: not a media file.
+    """
+    if path.stat().st_size == 0:
+        raise VideoError("is empty (0 bytes)")
+    try:
+        container = av.open(str(path), options={"protocol_whitelist": "file"}, metadata_errors="ignore")
+    except (FFmpegError, ValueError) as error:
+        raise VideoError(f"is not a video that FFmpeg can open ({_first_line(error)})") from None
+    if _PLAYLISTS & set(container.format.name.split(",")):
+        container.close()
+        raise VideoError(f"is not a video but a list or text ({container.format.name})")
+    return container
+
+
+def _first_line(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.strip().splitlines()[0][:200]
+
+
+def read_audio(path: Path, rate_hz: int) -> tuple[np.ndarray, float] | None:
+    """The sound of a video as mono samples.
+
+    Args:
+        path: the video file.
+        rate_hz: rate to resample to.
+
+    Returns:
+        Samples, float32 (samples,) in -1..1, the mean of the channels, pauses of the track filled with
+        silence; and the time of the first one, in seconds from the first video frame. None without a track,
+        with one that cannot be decoded, or with a silent one (see `SILENCE`).
+    """
+    try:
+        with open_container(path) as container:
+            if not container.streams.audio:
+                return None
+            origin_s = _first_frame_s(container)
+            pieces = list(_pieces(container, rate_hz))
+    except (FFmpegError, VideoError):
+        return None
+    if not pieces or max(np.abs(samples).max(initial=0) for _, samples in pieces) <= SILENCE:
+        return None
+    start_s = pieces[0][0]
+    places = [round((piece_s - start_s) * rate_hz) for piece_s, _ in pieces]
+    track = np.zeros(max(p + len(s) for p, (_, s) in zip(places, pieces, strict=True)), dtype=np.float32)
+    for place, (_, samples) in zip(places, pieces, strict=True):
+        track[max(place, 0) : place + len(samples)] = samples[max(-place, 0) :]
+    return track, start_s - origin_s
+
+
+def _first_frame_s(container: InputContainer) -> float:
+    """When the first video frame is shown on the container's clock, in seconds; 0 without video."""
+    if not container.streams.video:
+        return 0.0
+    stream = container.streams.video[0]
+    stamps = []
+    for packet in container.demux(stream):
+        if packet.pts is not None and not packet.is_discard:
+            stamps.append(packet.pts)
+        if len(stamps) == 32:  # the first frame shown may be stored after some that follow it
+            break
+    container.seek(0)
+    return float(min(stamps, default=0) * (stream.time_base or 0))
+
+
+def audio_frames(container: InputContainer) -> Iterator[av.AudioFrame]:
+    """The sound track's decodable frames; damaged packets are left out."""
+    for packet in container.demux(container.streams.audio[0]):
+        with contextlib.suppress(FFmpegError):
+            yield from packet.decode()
+
+
+def _pieces(container: InputContainer, rate_hz: int) -> Iterator[tuple[float, np.ndarray]]:
+    """Unbroken stretches of sound: (time of the first sample on the container's clock, samples)."""
+    run: list[av.AudioFrame] = []
+    due_s = 0.0
+    for frame in audio_frames(container):
+        time_s = due_s if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
+        if run and (abs(time_s - due_s) > _GAP_S or frame.sample_rate != run[0].sample_rate):
+            yield start_s, _resampled(run, rate_hz)
+            run = []
+        if not run:
+            start_s = time_s
+        run.append(frame)
+        due_s = time_s + frame.samples / frame.sample_rate
+    if run:
+        yield start_s, _resampled(run, rate_hz)
+
+
+def _resampled(run: list[av.AudioFrame], rate_hz: int) -> np.ndarray:
+    resampler = av.AudioResampler(format="fltp", layout=run[0].layout, rate=rate_hz)
+    blocks = [out.to_ndarray().mean(axis=0) for frame in [*run, None] for out in resampler.resample(frame)]
+    return np.concatenate(blocks).astype(np.float32) if blocks else np.zeros(0, dtype=np.float32)
