@@ -1,0 +1,194 @@
+"""What every data set format gives: annotated clips that know their file and row. And the checks they all share."""
+
+import difflib
+import math
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+from tasks.clips import SPLITS
+from tasks.errors import UserError
+
+_LONGEST_NAME = 200
+
+
+@dataclass(frozen=True)
+class AnnotatedClip:
+    """One clip as its annotation file states it, before anybody looked at the video.
+
+    Attributes:
+        clip_id: its name, distinct in the data set.
+        video: the name of its video, as the format's `video_path` takes it; Unicode NFC.
+        start_s, stop_s: seconds from the video's first frame; `stop_s` None: the end of the video.
+        labels: head → class; empty where the annotation is missing.
+        group: what must not be split (participant, object); empty: unknown.
+        split: train, val, test, or empty where the file does not say.
+        slices: further columns.
+        file, row: where it is written.
+    """
+
+    clip_id: str
+    video: str
+    start_s: float
+    stop_s: float | None
+    labels: Mapping[str, str]
+    group: str
+    split: str
+    slices: Mapping[str, str]
+    file: Path
+    row: int
+
+
+class Dataset(ABC):
+    """One format of raw data: where its annotations, videos and detections lie below the raw folder."""
+
+    every_class_trains: ClassVar[bool]
+    """Whether a class without a training clip is a mistake; published class lists hold such classes."""
+
+    @abstractmethod
+    def recognises(self, raw: Path) -> bool:
+        """Whether the folder `raw` looks like this format."""
+
+    @abstractmethod
+    def heads(self, raw: Path) -> dict[str, list[str]]:
+        """Label heads and their classes as the annotations give them.
+
+        Raises:
+            UserError: the annotations cannot be read.
+        """
+
+    @abstractmethod
+    def slices(self, raw: Path) -> list[str]:
+        """Names of the further columns worth a table of their own."""
+
+    @abstractmethod
+    def clips(self, raw: Path, heads: Iterable[str]) -> list[AnnotatedClip]:
+        """All annotated clips with their labels for `heads`.
+
+        Raises:
+            UserError: the annotations cannot be read; names file and row.
+        """
+
+    @abstractmethod
+    def video_path(self, raw: Path, video: str) -> Path:
+        """Where the file of `video` lies, or would lie."""
+
+    def detections_path(self, raw: Path, video: str) -> Path:
+        """Where the detections of `video` lie, or would lie."""
+        return named_file(raw / "detections", f"{video}.jsonl")
+
+    def take_in(self, raw: Path) -> None:  # noqa: B027  most formats need nothing
+        """Turn what `understudy import` has copied to `raw` into what `ingest` reads, where they differ."""
+
+
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """A remedy that names the nearest of `names`, or all of them."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=1)
+    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return f"did you mean {near[0]!r}?" if near else f"known: {shown}"
+
+
+def normal(name: str) -> str:
+    """The Unicode normal form (NFC) in which names are compared."""
+    return unicodedata.normalize("NFC", name)
+
+
+def safe_name(name: str, what: str, file: Path, row: int) -> str:
+    """`name` in NFC, after making sure that it can become a path without leaving its folder.
+
+    Raises:
+        UserError: empty, absolute, with `..`, a backslash or a control character, or too long.
+    """
+    reason = unsafe(name)
+    if reason:
+        raise UserError(
+            f"{what} {name[:80]!r} {reason}", file=file, row=row, remedy="use a plain relative name such as a/b.mp4"
+        )
+    return normal(name)
+
+
+def unsafe(name: str) -> str:
+    """Why `name` must not become a path; empty if it may."""
+    parts = name.split("/")
+    if not name.strip():
+        return "is empty"
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        return "holds a control character"
+    if name.startswith(("/", "~")) or "\\" in name or name[1:2] == ":":
+        return "is an absolute path or holds a backslash"
+    if any(part in ("", ".", "..") for part in parts):
+        return "leaves its folder or holds an empty part"
+    if any(len(part.encode()) > _LONGEST_NAME for part in parts):
+        return f"is longer than {_LONGEST_NAME} bytes"
+    return ""
+
+
+def named_file(folder: Path, name: str) -> Path:
+    """`folder`/`name`, spelled as on disk where the disk's Unicode form differs from NFC."""
+    path = folder / PurePosixPath(name)
+    if path.exists() or not path.parent.is_dir() or name.isascii():
+        return path
+    return next((entry for entry in path.parent.iterdir() if normal(entry.name) == normal(path.name)), path)
+
+
+def seconds(text: str, column: str, file: Path, row: int) -> float:
+    """A finite number of seconds.
+
+    Raises:
+        UserError: not a number.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or "_" in text:
+        raise UserError(f"{column} is {text!r}, not a number of seconds", file=file, row=row)
+    return value
+
+
+def check(clips: Sequence[AnnotatedClip], heads: Mapping[str, Sequence[str]]) -> None:
+    """Refuse annotations that contradict themselves or the params.
+
+    Args:
+        clips: of the whole data set.
+        heads: head → its classes.
+
+    Raises:
+        UserError: no clip, a clip_id twice, an unknown split or label, a group in two splits; names file and row.
+    """
+    seen: dict[str, AnnotatedClip] = {}
+    split_of: dict[str, AnnotatedClip] = {}
+    for clip in clips:
+        first = seen.setdefault(clip.clip_id, clip)
+        if first is not clip:
+            raise UserError(
+                f"clip_id {clip.clip_id!r} was used before, in row {first.row}",
+                file=clip.file,
+                row=clip.row,
+                remedy="give every clip an id of its own",
+            )
+        if clip.split and clip.split not in SPLITS:
+            raise UserError(
+                f"unknown split {clip.split!r}", file=clip.file, row=clip.row, remedy=suggestion(clip.split, SPLITS)
+            )
+        for head, label in clip.labels.items():
+            if label and label not in heads[head]:
+                raise UserError(
+                    f"{head} {label!r} is not among data.heads.{head} of params.yaml",
+                    file=clip.file,
+                    row=clip.row,
+                    remedy=suggestion(label, heads[head]) + " `understudy import` writes the classes anew.",
+                )
+        if clip.split:
+            other = split_of.setdefault(clip.group or clip.video, clip)
+            if other.split != clip.split:
+                raise UserError(
+                    f"group {clip.group or clip.video!r} is in {clip.split} here and in {other.split} in row {other.row}",
+                    file=clip.file,
+                    row=clip.row,
+                    remedy="put all clips of a group in one split, or leave the split empty",
+                )
