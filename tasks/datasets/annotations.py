@@ -106,7 +106,10 @@ def safe_name(name: str, what: str, file: Path, row: int) -> str:
     reason = unsafe(name)
     if reason:
         raise UserError(
-            f"{what} {name[:80]!r} {reason}", file=file, row=row, remedy="use a plain relative name such as a/b.mp4"
+            f"{what} {name[:80]!r} {reason}",
+            file=file,
+            row=row,
+            remedy="use a plain relative name such as a/b.mp4",
         )
     return normal(name)
 
@@ -173,7 +176,10 @@ def check(clips: Sequence[AnnotatedClip], heads: Mapping[str, Sequence[str]]) ->
             )
         if clip.split and clip.split not in SPLITS:
             raise UserError(
-                f"unknown split {clip.split!r}", file=clip.file, row=clip.row, remedy=suggestion(clip.split, SPLITS)
+                f"unknown split {clip.split!r}",
+                file=clip.file,
+                row=clip.row,
+                remedy=suggestion(clip.split, SPLITS),
             )
         for head, label in clip.labels.items():
             if label and label not in heads[head]:

@@ -19,7 +19,9 @@ class Box(BaseModel):
     category: Literal["hand", "object"]
     score: Unit
     side: Literal["left", "right"] | None = Field(default=None, description="Of a hand; None: unknown.")
-    state: Literal["no-contact", "contact"] | None = Field(default=None, description="Of a hand; None: unknown.")
+    state: Literal["no-contact", "contact"] | None = Field(
+        default=None, description="Of a hand; None: unknown."
+    )
 
     @model_validator(mode="after")
     def _corners_are_ordered(self) -> "Box":

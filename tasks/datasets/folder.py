@@ -43,7 +43,8 @@ class Folder(Dataset):
         return [
             column
             for column in header_of(file)
-            if column not in spoken_for and 2 <= len({cells[column] for cells in rows} - {""}) <= _MOST_SLICE_VALUES
+            if column not in spoken_for
+            and 2 <= len({cells[column] for cells in rows} - {""}) <= _MOST_SLICE_VALUES
         ]
 
     def clips(self, raw: Path, heads: Iterable[str]) -> list[AnnotatedClip]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,8 @@ def read_table(file: Path, columns: Iterable[str] = ()) -> Iterator[tuple[int, d
     Blank lines are skipped. The header must hold `columns`.
 
     Raises:
-        UserError: missing, empty, not UTF-8, not CSV, a column missing or named twice, a row of another length.
+        UserError: missing, empty, not UTF-8, not CSV, a column missing or named twice, a row of another length, a
+            control character in a cell.
     """
     reader = csv.reader(io.StringIO(_text(file), newline=""), strict=True)
     line = 0
@@ -25,6 +27,8 @@ def read_table(file: Path, columns: Iterable[str] = ()) -> Iterator[tuple[int, d
             cells = [cell.strip() for cell in cells]
             if not any(cells):
                 continue
+            if any(unicodedata.category(letter) == "Cc" for cell in cells for letter in cell):
+                raise UserError("a cell holds a line break or another control character", file=file, row=row)
             if header is None:
                 header = _checked_header(cells, columns, file, row)
                 continue
@@ -58,7 +62,9 @@ def _text(file: Path) -> str:
     try:
         content = file.read_bytes()
     except FileNotFoundError:
-        raise UserError("not found", file=file, remedy="see `understudy import --help` for the format") from None
+        raise UserError(
+            "not found", file=file, remedy="see `understudy import --help` for the format"
+        ) from None
     except IsADirectoryError:
         raise UserError("is a folder, not a file", file=file) from None
     try:

@@ -214,7 +214,9 @@ def _decord_agrees(path: Path, times_s: np.ndarray, pictures: dict[int, np.ndarr
                 return False
             return all(
                 theirs.shape == ours.shape and np.abs(theirs.astype(np.int16) - ours).mean() <= _TOLERANCE
-                for theirs, ours in zip(reader.frames(sorted(pictures)), map(pictures.get, sorted(pictures)), strict=True)
+                for theirs, ours in zip(
+                    reader.frames(sorted(pictures)), map(pictures.get, sorted(pictures)), strict=True
+                )
             )
     except VideoError:
         return False

@@ -146,7 +146,9 @@ class PyAv(Reader):
 
     def _index(self) -> tuple[np.ndarray, list[int]]:
         """Presentation stamps of all whole frames, and those one can seek to."""
-        packets = [p for p in self._container.demux(self._stream) if p.size and not p.is_corrupt and not p.is_discard]
+        packets = [
+            p for p in self._container.demux(self._stream) if p.size and not p.is_corrupt and not p.is_discard
+        ]
         if not packets:
             raise VideoError("holds no whole frame")
         self._stamped = all(packet.pts is not None for packet in packets)
@@ -187,7 +189,9 @@ class PyAv(Reader):
         if not self._stamped:
             return self._count_to(index)
         stamp = int(self._pts[index])
-        keyframe = self._keyframes[max(0, bisect_right(self._keyframes, stamp) - 1)] if self._keyframes else None
+        keyframe = (
+            self._keyframes[max(0, bisect_right(self._keyframes, stamp) - 1)] if self._keyframes else None
+        )
         passed = index <= self._position
         if passed or (keyframe is not None and self._position >= 0 and keyframe > self._pts[self._position]):
             self._seek(int(self._pts[0]) if keyframe is None else keyframe)

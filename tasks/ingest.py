@@ -1,0 +1,377 @@
+"""Stage `ingest`: data/raw in; the index of usable clips, the quarantine with its reasons and a data report out."""
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from tasks.atomic import digest, file_digest, new_file, new_folder, write_json
+from tasks.clips import SPLITS, Clip, Video, write_clips, write_videos
+from tasks.data_report import write_report
+from tasks.datasets import dataset
+from tasks.datasets.annotations import AnnotatedClip, Dataset, check
+from tasks.datasets.detections_file import read_detections
+from tasks.errors import UserError
+from tasks.layout import Workspace
+from tasks.params import Data, Params
+from tasks.progress import Progress
+from tasks.settings import settings
+from tasks.splitting import Member, split_groups
+from tasks.stores.probe import Probe, Prober, ProbeStopped
+from tasks.stores.video import VideoError
+
+VERSION = 1
+"""Part of every kept probe's key: raise it when a change of the code changes what probing finds."""
+_PROBERS = 2
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """One line of quarantine.csv: a clip left out, or (clip_id empty) detections left out of a video."""
+
+    clip_id: str
+    video: str
+    file: str
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """What `ingest` found."""
+
+    clips: list[Clip]
+    videos: dict[str, Video]
+    rejected: list[Rejected]
+
+    def summary(self, heads: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        """Counts for people and for reports, JSON-able."""
+        return {
+            "clips": len(self.clips),
+            "videos": len(self.videos),
+            "seconds": round(sum(clip.duration_s for clip in self.clips), 3),
+            "quarantined": sum(bool(line.clip_id) for line in self.rejected),
+            "videos_with_sound": sum(video.audio_rate_hz > 0 for video in self.videos.values()),
+            "videos_with_detections": sum(video.detections for video in self.videos.values()),
+            "splits": {
+                split: {
+                    "clips": sum(clip.split == split for clip in self.clips),
+                    "groups": len({clip.group for clip in self.clips if clip.split == split}),
+                }
+                for split in SPLITS
+            },
+            "classes": {head: self._class_counts(head, classes) for head, classes in heads.items()},
+        }
+
+    def _class_counts(self, head: str, classes: Sequence[str]) -> dict[str, dict[str, int]]:
+        counts = Counter((clip.labels[head], clip.split) for clip in self.clips)
+        return {label: {split: counts[label, split] for split in SPLITS} for label in classes}
+
+
+def run(params: Params, workspace: Workspace, item: str | None) -> None:
+    """Read, probe, split and index data/raw."""
+    work = workspace.root / settings().work
+    index = ingest(params.data, workspace.raw, work)
+    summary = index.summary(params.data.heads)
+    with new_folder(workspace.index) as folder:
+        write_clips(folder / "clips.csv", index.clips, params.data.heads, params.data.slices)
+        write_videos(folder / "videos.csv", index.videos.values())
+        write_quarantine(folder / "quarantine.csv", index.rejected)
+        write_json(folder / "summary.json", summary)
+    paths = {name: dataset(params.data.format).video_path(workspace.raw, name) for name in index.videos}
+    with new_folder(workspace.data_report) as folder:
+        rejected = [asdict(line) for line in index.rejected]
+        write_report(
+            folder / "index.html", params.data.name, summary, index.clips, index.videos, paths, rejected
+        )
+    _print_summary(summary, workspace)
+
+
+def ingest(data: Data, raw: Path, work: Path) -> Index:
+    """The usable clips and videos of a raw folder, each clip with its split.
+
+    Args:
+        data: params of the data set.
+        raw: its folder.
+        work: scratch that keeps probes between runs.
+
+    Raises:
+        UserError: annotations that contradict themselves or the params, or too little left to train on.
+    """
+    reader = dataset(data.format)
+    annotated = reader.clips(raw, data.heads)
+    check(annotated, data.heads)
+    rejected: list[Rejected] = []
+    clips = _consistent(annotated, rejected, raw)
+    files = _video_files(clips, reader, raw, rejected)
+    clips = [clip for clip in clips if clip.video in files]
+    videos, clips = _probed(clips, files, reader, raw, work / "probes", rejected)
+    try:
+        split = _split(clips, data)
+        _refuse_too_little(split, annotated, data, reader)
+    except UserError:
+        write_quarantine(work / "quarantine.csv", rejected)
+        if rejected:
+            print(f"{len(rejected)} clip(s) were left out; {work / 'quarantine.csv'} says why. The first:")
+            print(f"  {rejected[0].file}, row {rejected[0].row}: {rejected[0].reason}")
+        raise
+    used = {clip.video for clip in split}
+    return Index(split, {name: video for name, video in videos.items() if name in used}, rejected)
+
+
+def _reject(clip: AnnotatedClip, reason: str, raw: Path) -> Rejected:
+    return Rejected(clip.clip_id, clip.video, clip.file.relative_to(raw).as_posix(), clip.row, reason)
+
+
+def _consistent(clips: Iterable[AnnotatedClip], rejected: list[Rejected], raw: Path) -> list[AnnotatedClip]:
+    """The clips whose own row makes sense."""
+    kept = []
+    for clip in clips:
+        missing = [head for head, label in clip.labels.items() if not label]
+        if missing:
+            rejected.append(_reject(clip, f"the label {missing[0]} is missing", raw))
+        elif clip.start_s < 0:
+            rejected.append(_reject(clip, f"starts at {clip.start_s:g} s, before the video", raw))
+        elif clip.stop_s is not None and clip.stop_s <= clip.start_s:
+            reason = f"stops at {clip.stop_s:g} s, not after its start at {clip.start_s:g} s"
+            rejected.append(_reject(clip, reason, raw))
+        else:
+            kept.append(clip)
+    return kept
+
+
+def _video_files(
+    clips: Sequence[AnnotatedClip], reader: Dataset, raw: Path, rejected: list[Rejected]
+) -> dict[str, Path]:
+    """Video → its file, for those that may be opened; the clips of the others are rejected."""
+    files: dict[str, Path] = {}
+    reasons: dict[str, str] = {}
+    for video in sorted({clip.video for clip in clips}):
+        path = reader.video_path(raw, video)
+        reasons[video] = _why_not_open(path, raw)
+        files[video] = path
+    rejected += [_reject(clip, reasons[clip.video], raw) for clip in clips if reasons[clip.video]]
+    return {video: path for video, path in files.items() if not reasons[video]}
+
+
+def _why_not_open(path: Path, raw: Path) -> str:
+    if not path.exists():
+        return f"the video {path.relative_to(raw).as_posix()} is missing"
+    if not path.resolve().is_relative_to(raw.resolve()):
+        return "the video is a link that leads out of data/raw"
+    if not path.is_file():
+        return "the video is not a file"
+    size, most = path.stat().st_size, settings().max_video_bytes
+    if size > most:
+        return f"the video has {size} bytes, more than UNDERSTUDY_MAX_VIDEO_BYTES ({most})"
+    return ""
+
+
+def _probed(
+    clips: Sequence[AnnotatedClip],
+    files: Mapping[str, Path],
+    reader: Dataset,
+    raw: Path,
+    kept: Path,
+    rejected: list[Rejected],
+) -> tuple[dict[str, Video], list[AnnotatedClip]]:
+    """The videos that can be read, by name, and the clips that lie within them."""
+    by_video: dict[str, list[AnnotatedClip]] = {video: [] for video in files}
+    for clip in clips:
+        by_video[clip.video].append(clip)
+    jobs = [(files[video], _moments(members)) for video, members in by_video.items()]
+    videos: dict[str, Video] = {}
+    usable: list[AnnotatedClip] = []
+    for video, (sha256, found) in zip(by_video, _probe_all(jobs, kept), strict=True):
+        if isinstance(found, str):
+            rejected += [_reject(clip, f"the video {found}", raw) for clip in by_video[video]]
+            continue
+        for clip in by_video[video]:
+            fitted = _fit(clip, found)
+            if isinstance(fitted, str):
+                rejected.append(_reject(clip, fitted, raw))
+            else:
+                usable.append(fitted)
+        detections = _detections_digest(video, reader, raw, rejected)
+        videos[video] = _video(video, sha256, files[video].stat().st_size, found, detections)
+    order = {clip.clip_id: place for place, clip in enumerate(clips)}
+    return videos, sorted(usable, key=lambda clip: order[clip.clip_id])
+
+
+def _moments(clips: Iterable[AnnotatedClip]) -> list[float]:
+    return sorted({moment for clip in clips for moment in (clip.start_s, clip.stop_s) if moment is not None})
+
+
+def _probe_all(jobs: Sequence[tuple[Path, list[float]]], kept: Path) -> Iterator[tuple[str, Probe | str]]:
+    """The digest of every file and its probe, or why it cannot be read; kept on disk, so none is done twice."""
+    probers: SimpleQueue[Prober] = SimpleQueue()
+    started = [
+        Prober(settings().decode_timeout_s) for _ in range(min(_PROBERS, len(os.sched_getaffinity(0))))
+    ]
+    for prober in started:
+        probers.put(prober)
+
+    def job(path: Path, moments_s: list[float]) -> tuple[str, Probe | str]:
+        sha256 = file_digest(path)
+        prober = probers.get()
+        try:
+            return sha256, _probe_once(path, sha256, moments_s, prober, kept)
+        finally:
+            probers.put(prober)
+
+    pool = ThreadPoolExecutor(len(started))
+    try:
+        with Progress("probe", len(jobs), "videos") as progress:
+            for result in pool.map(job, *zip(*jobs, strict=True)) if jobs else ():
+                progress.advance()
+                yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for prober in started:
+            prober.close()
+
+
+def _probe_once(path: Path, sha256: str, moments_s: list[float], prober: Prober, kept: Path) -> Probe | str:
+    note = kept / f"{digest(VERSION, sha256, moments_s)}.json"
+    if note.exists():
+        answer = json.loads(note.read_text(encoding="utf-8"))
+    else:
+        try:
+            answer = {"probe": asdict(prober.probe(path, moments_s))}
+        except ProbeStopped as error:
+            return str(error)  # not kept: a machine with more time or memory may fare better
+        except VideoError as error:
+            answer = {"reason": str(error)}
+        write_json(note, answer)
+    if "reason" in answer:
+        return str(answer["reason"])
+    return Probe(**answer["probe"] | {"broken_s": tuple(answer["probe"]["broken_s"])})
+
+
+def _fit(clip: AnnotatedClip, probe: Probe) -> AnnotatedClip | str:
+    """`clip` with its stop within the video, or why it does not fit."""
+    stop_s = probe.duration_s if clip.stop_s is None else clip.stop_s
+    if stop_s > probe.duration_s + probe.frame_s or clip.start_s >= probe.duration_s:
+        lacking = f" (truncated: it promises {probe.promised_s:.3f} s)" if probe.truncated else ""
+        return f"stops at {stop_s:g} s, but the video holds {probe.duration_s:.3f} s{lacking}"
+    broken = [moment for moment in probe.broken_s if clip.start_s <= moment <= stop_s]
+    if broken:
+        return f"the video cannot be decoded at {broken[0]:g} s"
+    return replace(clip, stop_s=min(stop_s, probe.duration_s))
+
+
+def _detections_digest(video: str, reader: Dataset, raw: Path, rejected: list[Rejected]) -> str:
+    """SHA-256 of the video's detections; empty without usable ones, and then a note if there was a file."""
+    path = reader.detections_path(raw, video)
+    if not path.exists():
+        return ""
+    name = path.relative_to(raw).as_posix()
+    if not path.resolve().is_relative_to(raw.resolve()):
+        rejected.append(Rejected("", video, name, 1, "the detections are a link that leads out of data/raw"))
+        return ""
+    try:
+        read_detections(path)
+    except UserError as error:
+        reason = f"the detections are left out: {error.message}"
+        rejected.append(Rejected("", video, name, error.row or 1, reason))
+        return ""
+    return file_digest(path)
+
+
+def _video(video: str, sha256: str, size_bytes: int, probe: Probe, detections_sha256: str) -> Video:
+    return Video(
+        video=video,
+        sha256=sha256,
+        size_bytes=size_bytes,
+        codec=probe.codec,
+        width=probe.width,
+        height=probe.height,
+        rotation=probe.rotation,
+        rate_hz=probe.rate_hz,
+        duration_s=probe.duration_s,
+        reader=probe.reader,
+        audio_rate_hz=probe.audio_rate_hz,
+        detections=bool(detections_sha256),
+        detections_sha256=detections_sha256,
+    )
+
+
+def _split(clips: Sequence[AnnotatedClip], data: Data) -> list[Clip]:
+    first_head = next(iter(data.heads))
+    members = [Member(clip.group or clip.video, clip.labels[first_head], clip.split) for clip in clips]
+    split_of = split_groups(members, data.validation_share, data.test_share, data.split_seed)
+    return [
+        Clip(
+            clip_id=clip.clip_id,
+            video=clip.video,
+            start_s=clip.start_s,
+            stop_s=clip.stop_s,  # type: ignore[arg-type]  # _fit has set it
+            group=member.group,
+            split=split_of[member.group],
+            labels={head: clip.labels[head] for head in data.heads},
+            slices={name: clip.slices.get(name, "") for name in data.slices},
+        )
+        for clip, member in zip(clips, members, strict=True)
+    ]
+
+
+def _refuse_too_little(
+    clips: Sequence[Clip], annotated: Sequence[AnnotatedClip], data: Data, reader: Dataset
+) -> None:
+    """Raise UserError where nothing can be learned or measured from what is left."""
+    file = annotated[0].file if annotated else None
+    if not clips:
+        raise UserError(
+            f"none of its {len(annotated)} clip(s) can be used",
+            file=file,
+            remedy="mend the videos or rows named above",
+        )
+    for split in SPLITS:
+        if not any(clip.split == split for clip in clips):
+            raise UserError(
+                f"the split {split} has no clip ({len(clips)} clip(s) in {len({clip.group for clip in clips})} group(s))",
+                file=file,
+                remedy="bring clips of more groups, or set data.validation_share and data.test_share in params.yaml",
+            )
+    for head, classes in data.heads.items():
+        trained = {clip.labels[head] for clip in clips if clip.split == "train"}
+        if len(trained) < 2:
+            raise UserError(
+                f"{head}: the training clips show only {sorted(trained)[0]!r}; there is nothing to tell apart",
+                file=file,
+                remedy="bring clips of another class",
+            )
+        missing = [label for label in classes if label not in trained]
+        if missing and reader.every_class_trains:
+            raise UserError(
+                f"{head}: the class {missing[0]!r} has no training clip",
+                file=file,
+                remedy=f"bring clips of it in another group, or take it out of data.heads.{head} in params.yaml",
+            )
+
+
+def write_quarantine(file: Path, rejected: Iterable[Rejected]) -> None:
+    """Write quarantine.csv, one line a clip that was left out."""
+    with new_file(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(Rejected.__dataclass_fields__), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(line) for line in rejected)
+
+
+def _print_summary(summary: Mapping[str, Any], workspace: Workspace) -> None:
+    splits = ", ".join(
+        f"{name} {part['clips']} clips of {part['groups']} groups" for name, part in summary["splits"].items()
+    )
+    print(f"{summary['clips']} clips in {summary['videos']} videos: {splits}")
+    print(
+        f"{summary['videos_with_sound']} videos with sound, {summary['videos_with_detections']} with detections"
+    )
+    if summary["quarantined"]:
+        print(f"{summary['quarantined']} clips in quarantine: {workspace.index / 'quarantine.csv'}")
+    print(f"data report: {workspace.data_report / 'index.html'}")
