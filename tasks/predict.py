@@ -190,14 +190,17 @@ def _download(model: str, workspace: Workspace, folder: Path) -> Path:
             version = client.get_model_version_by_alias(parsed["name"], parsed["alias"])
         else:
             version = client.get_model_version(parsed["name"], parsed["version"])
-        uri = f"models:/{version.name}/{version.version}"
-        download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=tracking.store_uri(workspace))
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise UserError(
                 f"the registry has no {model}", remedy="register one with `dvc repro register`"
             ) from None
-        raise InfrastructureError(f"MLflow cannot give {model}: {error}") from error
+        raise InfrastructureError(f"MLflow cannot be asked for {model}: {error}") from error
+    try:
+        with tracking.addressed(workspace):
+            download_artifacts(artifact_uri=f"models:/{version.name}/{version.version}", dst_path=str(folder))
+    except (MlflowException, OSError) as error:
+        raise InfrastructureError(f"the files of {model} cannot be fetched: {error}") from error
     refuse_pickles(folder, model)
     _refuse_changed(folder / RELEASE, version.tags, model)
     return folder / RELEASE

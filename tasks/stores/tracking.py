@@ -28,6 +28,7 @@ os.environ.update(
 # Its own patience (7 tries, 2 minutes each) would hold a training up for a quarter of an hour.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +42,7 @@ _METRICS_A_BATCH = 1000
 
 def store_uri(workspace: Workspace) -> str:
     """The tracking URI: MLFLOW_TRACKING_URI if set, else a SQLite file in the work folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_work(workspace) / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _local_uri(workspace)
 
 
 def experiment_name(data_name: str) -> str:
@@ -56,12 +57,28 @@ def client(workspace: Workspace) -> "MlflowClient":
     # A new SQLite store says one line for each of some fifty migrations.
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # that pip itself is not installed
     warnings.filterwarnings(
         "ignore", message="The ``noload`` loader strategy"
     )  # MLflow's own, with SQLAlchemy 2.1
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
+    if store_uri(workspace) == _local_uri(workspace):
         _ensure_local_store(_work(workspace))
     return MlflowClient(tracking_uri=store_uri(workspace))
+
+
+@contextmanager
+def addressed(workspace: Workspace) -> Iterator[None]:
+    """Point MLflow's own functions, which know one store a process, at the workspace's; undone at the end."""
+    import mlflow
+
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(store_uri(workspace))  # sets the variable, too
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)
+        if given is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = given
 
 
 def experiment(mlflow_client: "MlflowClient", workspace: Workspace, data_name: str) -> str:
@@ -257,13 +274,17 @@ def _system_metrics(workspace: Workspace, opened: Run) -> Any:
         return None
 
 
+def _local_uri(workspace: Workspace) -> str:
+    return f"sqlite:///{_work(workspace) / 'mlflow.db'}"
+
+
 def _work(workspace: Workspace) -> Path:
     return (workspace.root / settings().work).resolve()
 
 
 def _artifacts(workspace: Workspace) -> str | None:
     """Where a new experiment keeps its artifacts: beside the SQLite file; a server decides for itself."""
-    if os.environ.get("MLFLOW_TRACKING_URI"):
+    if store_uri(workspace) != _local_uri(workspace):
         return None
     return (_work(workspace) / "mlartifacts").as_uri()
 

@@ -1,0 +1,396 @@
+"""Stage `register`: the best student by validation, packaged with its model card, and a version in MLflow's registry.
+
+The release folder depends on the stage's inputs alone, so it can be cached and compared; what depends on the
+clone (git commit, hashes of dvc.lock) goes to the registry's tags.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+import yaml
+
+from tasks.atomic import digest, file_digest, new_folder, write_json, write_text
+from tasks.clips import SPLITS, read_clips
+from tasks.errors import InfrastructureError, UserError
+from tasks.layout import Workspace
+from tasks.networks import Committee
+from tasks.params import Params
+from tasks.predict import FILE_TAG, refuse_pickles
+from tasks.stores import tracking
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+MODEL = "understudy-student"
+"""The registered model's name; interfaces outside rely on it."""
+
+_ROOT = Path(__file__).parents[1]
+_SERVED = ("tasks", "models")  # the rooms that mlflow/student.py imports; they travel with the model
+_REQUIREMENTS = (
+    "mlflow", "torch", "timm", "safetensors", "numpy", "pandas", "pyarrow", "pydantic", "pydantic-settings",
+    "opencv-python-headless", "av", "decord",
+)  # fmt: skip
+_LONGEST_DESCRIPTION = 5000
+_TEST_FIGURES = ("top1", "top5", "ece_scaled", "nll_scaled")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained student that may be shipped.
+
+    Attributes:
+        folder: artifacts/students/<name>.
+        about: its student.json.
+    """
+
+    folder: Path
+    about: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Candidate":
+        """Read what `distill` wrote.
+
+        Raises:
+            UserError: the student was not trained.
+        """
+        file = folder / "student.json"
+        try:
+            return cls(folder, json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UserError("not found", file=file, remedy="run `dvc repro` or `dvc pull`") from None
+
+    @property
+    def name(self) -> str:
+        """Its entry in params.yaml."""
+        return str(self.about["name"])
+
+    def nll(self, head: str) -> float:
+        """NLL of `head` on validation, mean over seeds."""
+        return float(np.mean([figures[head]["nll"] for figures in self.about["validation"].values()]))
+
+    def best_seed(self, head: str) -> int:
+        """The seed with the lowest NLL of `head` on validation; the first of equals."""
+        return min(self.about["seeds"], key=lambda seed: self.about["validation"][str(seed)][head]["nll"])
+
+
+def run(params: Params, workspace: Workspace, item: str | None = None) -> None:
+    """Package the student to ship as artifacts/release, then register it.
+
+    Raises:
+        UserError: a student of params.yaml was not trained.
+        InfrastructureError: MLflow failed; the release is built, and registering again is cheap.
+    """
+    package(params, workspace)
+    ensure(workspace)
+
+
+def choose(candidates: Sequence[Candidate], asked: str, head: str) -> Candidate:
+    """The candidate named `asked`, or for auto the one with the lowest validation NLL of `head`.
+
+    The baseline is a candidate like the others: where teachers did not help, it ships.
+    """
+    if asked != "auto":
+        return next(candidate for candidate in candidates if candidate.name == asked)
+    return min(candidates, key=lambda candidate: candidate.nll(head))
+
+
+def package(params: Params, workspace: Workspace) -> None:
+    """Write artifacts/release: the network, release.json, the model card and its pictures."""
+    asked, head = params.register_.student, params.register_.head
+    candidates = [Candidate.read(workspace.student(name)) for name in params.students]
+    chosen = choose(candidates, asked, head)
+    seed = chosen.best_seed(head)
+    comparison = _comparison(workspace)
+    release = {
+        "name": MODEL,
+        "student": chosen.name,
+        "role": chosen.about["role"],
+        "seed": seed,
+        "method": chosen.about["method"],
+        "chosen": chosen.about["chosen"].get(str(seed), {}),
+        "chosen_by": {
+            "asked": asked,
+            "head": head,
+            "candidates": [
+                {"name": candidate.name, "role": candidate.about["role"], "nll": candidate.nll(head)}
+                for candidate in candidates
+            ],
+        },
+        "data": params.data.name,
+        "data_digest": _data_digest(workspace),
+        "validation": chosen.about["validation"][str(seed)],
+        "test": _test_figures(comparison, chosen.name),
+        "params_count": chosen.about["params_count"],
+        "gmacs": chosen.about["gmacs"],
+    }
+    with new_folder(workspace.release) as folder:
+        shutil.copytree(chosen.folder / f"seed-{seed}", folder, dirs_exist_ok=True)
+        if picture := _picture(workspace):
+            shutil.copyfile(picture, folder / picture.name)
+        card = _card(params, workspace, release, comparison, Committee.load(folder).temperature)
+        write_text(folder / "model_card.md", card)
+        refuse_pickles(folder, MODEL)
+        files = {file.name: file_digest(file) for file in sorted(folder.iterdir())}
+        write_json(folder / "release.json", release | {"files": files})
+
+
+def ensure(workspace: Workspace) -> None:
+    """Make the release a version of the registered model unless it is one, and give it its alias.
+
+    The first version becomes champion, later ones challenger.
+
+    Raises:
+        UserError: there is no release, or its files are not those of release.json.
+        InfrastructureError: MLflow cannot be reached or fails.
+    """
+    release = _read_release(workspace.release)
+    key = file_digest(workspace.release / "release.json")
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        client = tracking.client(workspace)
+        found = client.search_model_versions(f"name = '{MODEL}' and tags.release_digest = '{key}'")
+        with tracking.addressed(workspace):
+            registered = found[0] if found else _register(client, workspace, release, key)
+        _point_alias(client, registered)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise InfrastructureError(
+            f"MLflow at {tracking.store_uri(workspace)} did not register the release "
+            f"({str(error).splitlines()[0]})\n  → the release itself is in {workspace.release}; "
+            "run `dvc repro register` again when MLflow is back"
+        ) from error
+    print(f"{MODEL} version {registered.version} {'was' if found else 'is now'} in the MLflow registry")
+
+
+def _register(
+    client: "MlflowClient", workspace: Workspace, release: Mapping[str, Any], key: str
+) -> "ModelVersion":
+    """Log the release as a model with code, and make it a version."""
+    import mlflow
+    from mlflow.entities import Dataset, DatasetInput
+
+    tags = _lineage(workspace) | {
+        "release_digest": key,
+        "data": release["data"],
+        "data_digest": release["data_digest"],
+        "student": release["student"],
+        "role": release["role"],
+        "method": release["method"],
+        "seed": str(release["seed"]),
+    }
+    figures = _flat_figures(release)
+    experiment = tracking.experiment(client, workspace, release["data"])
+    name = f"register {release['student']} seed {release['seed']}"
+    with mlflow.start_run(
+        experiment_id=experiment, run_name=name, tags=tags | {"stage": "register"}
+    ) as opened:
+        dataset = Dataset(
+            release["data"],
+            release["data_digest"],
+            source_type="dvc",
+            source=json.dumps({"path": "data/index"}),
+        )
+        client.log_inputs(opened.info.run_id, datasets=[DatasetInput(dataset, tags=[])])
+        mlflow.log_metrics(figures)
+        logged = _log_model(workspace)
+        try:
+            client.create_registered_model(
+                MODEL, description="Recognises actions in first-person video, RGB alone."
+            )
+        except mlflow.exceptions.MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        card = (workspace.release / "model_card.md").read_text(encoding="utf-8")
+        return client.create_model_version(
+            MODEL,
+            logged.model_uri,
+            run_id=opened.info.run_id,
+            model_id=logged.model_id,
+            description=card[:_LONGEST_DESCRIPTION],
+            tags=tags
+            | {metric: f"{value:.4f}" for metric, value in figures.items()}
+            | {FILE_TAG + file: value for file, value in _digests(workspace.release).items()},
+        )
+
+
+def _log_model(workspace: Workspace) -> Any:
+    """The LoggedModel: mlflow/student.py, the rooms it imports, and the release folder."""
+    import mlflow
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import Map
+
+    answers = [ColSpec("string", "video"), ColSpec("string", "error", required=False)]
+    for head in Committee.load(workspace.release).spec.heads:
+        answers += [ColSpec("string", head, required=False), ColSpec(Map("double"), f"{head}_probs")]
+    return mlflow.pyfunc.log_model(
+        name=MODEL,
+        python_model=str(_ROOT / "mlflow" / "student.py"),
+        artifacts={"release": str(workspace.release)},
+        code_paths=[str(_ROOT / room) for room in _SERVED],
+        pip_requirements=[f"{name}=={installed_version(name).split('+')[0]}" for name in _REQUIREMENTS],
+        signature=ModelSignature(inputs=Schema([ColSpec("string", "video")]), outputs=Schema(answers)),
+        input_example=pd.DataFrame({"video": ["clip.mp4"]}),
+    )
+
+
+def _point_alias(client: "MlflowClient", registered: "ModelVersion") -> None:
+    """Champion for the first version, challenger for the newest one; older ones keep what they have.
+
+    Done also for a version that was there before, because the run that created it may have been killed.
+    """
+    model = client.get_registered_model(MODEL)
+    newest = max(int(found.version) for found in client.search_model_versions(f"name = '{MODEL}'"))
+    if "champion" not in model.aliases:
+        client.set_registered_model_alias(MODEL, "champion", registered.version)
+    elif int(registered.version) == newest and str(newest) not in map(str, model.aliases.values()):
+        client.set_registered_model_alias(MODEL, "challenger", registered.version)
+
+
+def _lineage(workspace: Workspace) -> dict[str, str]:
+    """What the clone says of where the release came from; what is missing is left out."""
+    found = {"git_commit": tracking.git_commit(workspace)}
+    data = workspace.root / "data.dvc"
+    if data.exists():
+        found["data_dvc_md5"] = str(
+            yaml.safe_load(data.read_text(encoding="utf-8"))["outs"][0].get("md5", "")
+        )
+    for tag, file in {"dvc_lock_sha256": "dvc.lock", "params_sha256": "params.yaml"}.items():
+        if (workspace.root / file).exists():
+            found[tag] = file_digest(workspace.root / file)
+    return {tag: value for tag, value in found.items() if value}
+
+
+def _flat_figures(release: Mapping[str, Any]) -> dict[str, float]:
+    flat = {
+        f"validation_{head}_{metric}": value
+        for head, figures in release["validation"].items()
+        for metric, value in figures.items()
+    }
+    for head, figures in (release["test"] or {}).items():
+        flat |= {f"test_{head}_{metric}": figures[metric] for metric in _TEST_FIGURES}
+    return flat
+
+
+def _digests(release: Path) -> dict[str, str]:
+    return {file.name: file_digest(file) for file in sorted(release.iterdir())}
+
+
+def _read_release(folder: Path) -> dict[str, Any]:
+    try:
+        release: dict[str, Any] = json.loads((folder / "release.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("there is no release", file=folder, remedy="run `dvc repro` or `dvc pull`") from None
+    found = _digests(folder)
+    del found["release.json"]
+    if found != release["files"]:
+        wrong = sorted(name for name, _ in found.items() ^ release["files"].items())
+        raise UserError(
+            f"changed since it was packaged: {', '.join(dict.fromkeys(wrong))}",
+            file=folder,
+            remedy="run `dvc repro register`",
+        )
+    return release
+
+
+def _data_digest(workspace: Workspace) -> str:
+    """Names the clips with their labels and splits, and the bytes of their videos."""
+    return digest([file_digest(workspace.index / name) for name in ("clips.csv", "videos.csv")])
+
+
+def _comparison(workspace: Workspace) -> dict[str, Any]:
+    file = workspace.reports / "comparison.json"
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError("not found", file=file, remedy="run `dvc repro evaluate`") from None
+
+
+def _picture(workspace: Workspace) -> Path | None:
+    """The report's reliability diagrams, if it drew them."""
+    file = workspace.reports / "plots" / "pictures" / "reliability.png"
+    return file if file.exists() else None
+
+
+def _row(comparison: Mapping[str, Any], student: str) -> Mapping[str, Any] | None:
+    rows = (
+        row for row in comparison["rows"] if row["name"] == student and row["role"] in ("baseline", "student")
+    )
+    return next(rows, None)
+
+
+def _test_figures(comparison: Mapping[str, Any], student: str) -> dict[str, Any] | None:
+    row = _row(comparison, student)
+    return None if row is None else row["heads"]
+
+
+def _card(
+    params: Params,
+    workspace: Workspace,
+    release: Mapping[str, Any],
+    comparison: Mapping[str, Any],
+    temperature: Mapping[str, float],
+) -> str:
+    """The model card as Markdown, from mlflow/model_card.md.jinja."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_ROOT / "mlflow"),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    clips = read_clips(workspace.index)
+    entry = params.students[release["student"]]
+    taught_by = params.teachers if entry.learns_from == "artifacts/teachings" else {}
+    if entry.hears_teachers and not taught_by:
+        name = entry.learns_from.rpartition("/")[2]
+        taught_by = {name: params.teachers[name]}
+    row = _row(comparison, release["student"])
+    return environment.get_template("model_card.md.jinja").render(
+        name=MODEL,
+        release=release,
+        views=params.views,
+        heads=params.data.heads,
+        data={
+            "name": params.data.name,
+            "clips": {split: sum(clip.split == split for clip in clips) for split in SPLITS},
+        },
+        teachers=[{"name": name, "modality": t.modality, "folds": t.folds} for name, t in taught_by.items()],
+        temperature=temperature,
+        picture=_picture(workspace),
+        interval=_interval,
+        test=None
+        if row is None
+        else {
+            "row": row,
+            "rows": comparison["rows"],
+            "clips": comparison["clips"],
+            "seeds": comparison["seeds"],
+            "head": params.register_.head,
+            "slices": _slices(comparison, release["student"]),
+        },
+    )
+
+
+def _interval(figures: Mapping[str, Any], metric: str) -> str:
+    """A figure with its 95 % interval, as 0.612 [0.540, 0.683]."""
+    low, high = figures[f"{metric}_ci95"]
+    return f"{figures[metric]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _slices(comparison: Mapping[str, Any], student: str) -> dict[str, dict[str, Any]]:
+    """Slice column → value → number of clips and the student's top-1 of the action."""
+    return {
+        column: {
+            value: {"clips": part["clips"], "top1": part["top1"][student]} for value, part in values.items()
+        }
+        for column, values in comparison["slices"].items()
+    }

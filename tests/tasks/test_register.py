@@ -1,0 +1,363 @@
+"""The release and the registry, with a real store, a real report and tiny real networks."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tasks import params as params_file
+from tasks import register
+from tasks.atomic import file_digest, write_json
+from tasks.clips import Clip, Video, write_clips, write_videos
+from tasks.errors import InfrastructureError, UserError
+from tasks.layout import Workspace
+from tasks.networks import Committee, Spec
+from tasks.predict import load
+from tasks.report.comparison import compare, score_models
+from tasks.report.predictions import Model, Prediction, TestSplit
+from tasks.stores import tracking
+
+ROOT = Path(register.__file__).parents[1]
+HEADS = {"verb": ["open", "cut"], "noun": ["pan", "tap", "box"]}
+TRAINING = {
+    "epochs": 2, "batch": 2, "learning_rate": 0.001, "weight_decay": 0.0, "warmup_epochs": 0, "decay": "linear",
+    "clip_norm": 5.0, "ema": 0.0, "precision": "float32",
+}  # fmt: skip
+BACKBONE = {
+    "kind": "frames", "name": "test_convnext", "pretrained": False, "temporal": "mean", "dropout": 0.0,
+    "drop_path": 0.0,
+}  # fmt: skip
+PARAMS = {
+    "data": {
+        "name": "kitchen", "format": "folder", "heads": HEADS, "validation_share": 0.2, "test_share": 0.2,
+        "split_seed": 0, "slices": ["light"],
+    },
+    "seeds": [0, 1],
+    "threads": 1,
+    "views": {
+        "frames": 2, "size": 32, "per_clip": 2, "zoom": [1.0, 1.2], "test_zoom": 1.0, "flip": False,
+        "jitter": {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0},
+    },
+    "modalities": {"rgb": {"kind": "rgb", "shards": 1, "short_side": 32, "rate_hz": 5.0, "quality": 90}},
+    "teachers": {"look": {"modality": "rgb", "folds": 2, "backbone": BACKBONE, "training": TRAINING}},
+    "students": {
+        "baseline": {
+            "learns_from": "data/index", "backbone": BACKBONE, "training": TRAINING,
+            "method": {"kind": "supervised", "head_weights": None}, "ensemble": None,
+        },
+        "student": {
+            "learns_from": "artifacts/teachings", "backbone": BACKBONE, "training": TRAINING,
+            "method": {
+                "kind": "kd", "temperature": 4.0, "distillation_weight": 0.5, "ground_truth_weight": 0.5,
+                "head_weights": None,
+            },
+            "ensemble": {"weights": "uniform", "weights_temperature": 1.0, "space": "probs"},
+        },
+    },
+    "search": {
+        "epochs": 1, "temperature": [1.0], "distillation_weight": [0.5], "weights_temperature": [1.0],
+    },
+    "evaluate": {"clips": [1], "crops": [1], "bins": 15, "bootstrap": 50},
+    "register": {"student": "auto", "head": "action"},
+}  # fmt: skip
+
+
+def parsed(**changes):
+    return params_file.parse(yaml.safe_dump(PARAMS | changes), Path("params.yaml"))
+
+
+def write_student(workspace, params, name, nlls):
+    """artifacts/students/<name> with a network for each seed and the given action NLL on validation."""
+    folder = workspace.student(name)
+    for seed in nlls:
+        torch.manual_seed(seed)
+        spec = Spec(
+            modality="rgb",
+            modality_params=params.modalities["rgb"],
+            views=params.views,
+            heads=params.data.heads,
+            backbone=params.students[name].backbone,
+        )
+        (folder / f"seed-{seed}").mkdir(parents=True)
+        Committee(spec, [spec.new_network()], {"verb": 1.5, "noun": 0.5}).save(folder / f"seed-{seed}")
+    method = params.students[name].method.kind
+    figures = {"top1": 0.5, "nll": 1.0, "ece": 0.1}
+    about = {
+        "name": name,
+        "role": "baseline" if method == "supervised" else "student",
+        "method": method,
+        "inference_modalities": ["rgb"],
+        "seeds": list(nlls),
+        "members": 1,
+        "params_count": 123456,
+        "gmacs": 0.25,
+        "validation": {
+            str(seed): {"action": {"top1": 0.25, "nll": nll}, "verb": figures, "noun": figures}
+            for seed, nll in nlls.items()
+        },
+        "chosen": {str(seed): {"temperature": 4.0} if method == "kd" else {} for seed in nlls},
+        "runs": {str(seed): None for seed in nlls},
+    }
+    write_json(folder / "student.json", about)
+
+
+def write_report(workspace, params):
+    """reports/comparison.json by the report's own code, from random logits."""
+    draw = np.random.default_rng(0)
+    clips = 12
+    test = TestSplit(
+        clip_ids=[f"t{number}" for number in range(clips)],
+        classes=HEADS,
+        labels={head: torch.arange(clips) % len(classes) for head, classes in HEADS.items()},
+        slices={"light": ["day", "night"] * 6},
+    )
+    models = []
+    for name, role, method in (("look", "teacher", "supervised"), ("baseline", "baseline", "supervised"),
+                               ("student", "student", "kd")):  # fmt: skip
+        logits = {
+            head: torch.from_numpy(draw.normal(size=(clips, len(c)))).float() for head, c in HEADS.items()
+        }
+        said = {
+            seed: Prediction(logits, logits, torch.ones(clips, dtype=torch.bool)) for seed in params.seeds
+        }
+        models.append(Model(name, role, method, ["rgb"], 123456, 0.25, 1, said))
+    scored = score_models(models, test)
+    write_json(
+        workspace.reports / "comparison.json", compare("kitchen", models, scored, test, params.evaluate)
+    )
+    pictures = workspace.reports / "plots" / "pictures"
+    pictures.mkdir(parents=True)
+    (pictures / "reliability.png").write_bytes(b"\x89PNG picture")
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("UNDERSTUDY_WORK", "work")
+    workspace, params = Workspace(tmp_path / "clone"), parsed()
+    clips = [
+        Clip(f"c{n}", "v.mp4", 0.0, 1.0, f"p{n}", split, {"verb": "cut", "noun": "pan"}, {"light": "day"})
+        for n, split in enumerate(["train"] * 3 + ["val"] + ["test"] * 2)
+    ]
+    write_clips(workspace.index / "clips.csv", clips, HEADS, ["light"])
+    write_videos(
+        workspace.index / "videos.csv",
+        [Video("v.mp4", "0" * 64, 1, "h264", 64, 64, 0, 30.0, 2.0, "decord", 0, False, "")],
+    )
+    write_student(workspace, params, "baseline", {0: 1.4, 1: 1.3})
+    write_student(workspace, params, "student", {0: 1.2, 1: 1.1})
+    write_report(workspace, params)
+    (workspace.root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    (workspace.root / "data.dvc").write_text("outs:\n- md5: 0123456789abcdef.dir\n  path: raw\n")
+    return workspace
+
+
+def release_of(workspace):
+    return json.loads((workspace.release / "release.json").read_text())
+
+
+def test_the_release_holds_the_best_seed_of_the_best_student(workspace):
+    register.package(parsed(), workspace)
+    release = release_of(workspace)
+    assert (release["student"], release["seed"], release["method"]) == ("student", 1, "kd")
+    assert [(c["name"], c["nll"]) for c in release["chosen_by"]["candidates"]] == [
+        ("baseline", pytest.approx(1.35)),
+        ("student", pytest.approx(1.15)),
+    ]
+    own = workspace.student("student") / "seed-1" / "weights-0.safetensors"
+    assert (workspace.release / "weights-0.safetensors").read_bytes() == own.read_bytes()
+    assert set(release["files"]) == {"model_card.md", "reliability.png", "spec.json", "weights-0.safetensors"}
+    assert all(file_digest(workspace.release / file) == value for file, value in release["files"].items())
+    assert load(str(workspace.release)).temperature == {"verb": 1.5, "noun": 0.5}
+
+
+def test_the_release_is_the_same_bytes_again(workspace):
+    def digests():
+        register.package(parsed(), workspace)
+        return {file.name: file_digest(file) for file in workspace.release.iterdir()}
+
+    assert digests() == digests()
+
+
+def test_a_student_that_params_name_is_taken_whatever_its_figures(workspace):
+    register.package(parsed(register={"student": "baseline", "head": "action"}), workspace)
+    assert (release_of(workspace)["student"], release_of(workspace)["seed"]) == ("baseline", 1)
+    assert "params.yaml names it" in (workspace.release / "model_card.md").read_text()
+
+
+def test_a_baseline_that_is_best_ships_and_the_card_says_so(workspace):
+    about = json.loads((workspace.student("baseline") / "student.json").read_text())
+    about["validation"]["0"]["action"]["nll"] = 0.5
+    write_json(workspace.student("baseline") / "student.json", about)
+    register.package(parsed(), workspace)
+    assert (release_of(workspace)["student"], release_of(workspace)["seed"]) == ("baseline", 0)
+    assert "not a distilled student" in (workspace.release / "model_card.md").read_text()
+
+
+def test_the_card_tells_what_a_user_must_know(workspace):
+    register.package(parsed(), workspace)
+    card = (workspace.release / "model_card.md").read_text()
+    comparison = json.loads((workspace.reports / "comparison.json").read_text())
+    action = next(row for row in comparison["rows"] if row["name"] == "student")["heads"]["action"]
+    low, high = action["top1_ci95"]
+    assert f"| action | {action['top1']:.3f} [{low:.3f}, {high:.3f}] |" in card
+    assert "3 clips train, 1 clips val, 2 clips test" in card
+    assert "`verb` 1.500, `noun` 0.500" in card
+    assert "`look` (rgb, 2 folds" in card
+    assert "| night | 6 |" in card
+    assert "123,456 parameters, 0.250 GMACs" in card
+    assert "![Reliability diagrams of all models on the test split](reliability.png)" in card
+    for part in ("Intended use", "Data", "Method", "Figures", "Calibration", "Slices", "Cost", "Limits"):
+        assert f"# {part}" in card
+    assert "\n\n\n" not in card
+
+
+def test_a_student_that_was_not_trained_is_named(workspace):
+    (workspace.student("student") / "student.json").unlink()
+    with pytest.raises(UserError, match="student.json"):
+        register.package(parsed(), workspace)
+
+
+def test_registering_without_a_release_is_refused(workspace):
+    with pytest.raises(UserError, match="there is no release"):
+        register.ensure(workspace)
+
+
+def test_a_release_that_was_changed_is_refused(workspace):
+    register.package(parsed(), workspace)
+    (workspace.release / "spec.json").write_text("{}")
+    with pytest.raises(UserError, match=r"changed since it was packaged: spec\.json"):
+        register.ensure(workspace)
+
+
+def test_without_mlflow_the_release_is_there_and_the_failure_can_be_retried(workspace, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # discard: nothing listens
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(InfrastructureError, match="run `dvc repro register` again"):
+        register.run(parsed(), workspace)
+    assert (workspace.release / "release.json").exists()
+
+
+def versions(workspace):
+    return tracking.client(workspace).search_model_versions(f"name = '{register.MODEL}'")
+
+
+def aliases(workspace):
+    found = tracking.client(workspace).get_registered_model(register.MODEL).aliases
+    return {alias: int(version) for alias, version in found.items()}
+
+
+def test_the_registry_from_first_version_to_a_planted_pickle(workspace, tmp_path):
+    """One story, because a store and a logged model take seconds each."""
+    register.run(parsed(), workspace)
+    (first,) = versions(workspace)
+    assert aliases(workspace) == {"champion": 1}
+    expected = {
+        "data_dvc_md5": "0123456789abcdef.dir",
+        "params_sha256": file_digest(workspace.root / "params.yaml"),
+        "data_digest": release_of(workspace)["data_digest"],
+        "method": "kd",
+        "validation_action_nll": "1.1000",
+        "release_digest": file_digest(workspace.release / "release.json"),
+        "sha256.weights-0.safetensors": file_digest(workspace.release / "weights-0.safetensors"),
+        "sha256.release.json": file_digest(workspace.release / "release.json"),
+    }
+    assert expected.items() <= first.tags.items()
+    assert "test_action_top1" in first.tags
+    assert first.description.startswith("# understudy-student")
+    assert first.source.startswith("models:/m-")
+
+    # Again, and again by hand: nothing new. A lost alias is mended.
+    tracking.client(workspace).delete_registered_model_alias(register.MODEL, "champion")
+    register.run(parsed(), workspace)
+    assert len(versions(workspace)) == 1
+    assert aliases(workspace) == {"champion": 1}
+
+    # Another student becomes the challenger, the champion stays.
+    register.run(parsed(register={"student": "baseline", "head": "action"}), workspace)
+    assert aliases(workspace) == {"champion": 1, "challenger": 2}
+
+    # Both ways of naming a version give its own networks.
+    for model, name in (("@champion", "student"), ("/2", "baseline")):
+        loaded = load(f"models:/{register.MODEL}{model}", workspace)
+        own = Committee.load(workspace.student(name) / "seed-1")
+        assert all(
+            torch.equal(value, own.members[0].state_dict()[key])
+            for key, value in loaded.members[0].state_dict().items()
+        )
+    with pytest.raises(UserError, match="the registry has no"):
+        load(f"models:/{register.MODEL}@nobody", workspace)
+    with pytest.raises(UserError, match="the registry has no"):
+        load(f"models:/{register.MODEL}/99", workspace)
+
+    serve(workspace, tmp_path)
+
+    logged = next(
+        (workspace.root / "work" / "mlartifacts").rglob(f"{first.source.removeprefix('models:/')}/artifacts")
+    )
+    weights = logged / "artifacts" / "release" / "weights-0.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"not what was registered: weights-0\.safetensors"):
+        load(f"models:/{register.MODEL}@champion", workspace)
+    weights.write_bytes(kept)
+    (logged / "python_model.pkl").write_bytes(b"\x80\x04\x95")
+    with pytest.raises(UserError, match=r"holds python_model\.pkl, which may be a pickle"):
+        load(f"models:/{register.MODEL}@champion", workspace)
+
+
+def serve(workspace, tmp_path):
+    """The pyfunc in a process that has nothing of the clone but the registry: its code travels with it."""
+    program = textwrap.dedent("""
+        import base64, sys
+        import mlflow
+        import numpy as np
+        import pandas as pd
+
+        assert not [place for place in sys.path if place == sys.argv[2]]
+        mlflow.set_tracking_uri(sys.argv[1])
+        model = mlflow.pyfunc.load_model("models:/understudy-student@champion")
+        bytes_ = open("clip.mp4", "rb").read()
+        videos = ["clip.mp4", "missing.mp4", "data:video/mp4;base64," + base64.b64encode(bytes_).decode(), "data:;base64,?"]
+        answer = model.predict(pd.DataFrame({"video": videos}))
+        import tasks
+        print(list(tasks.__path__)[0])
+        print(answer.to_json(orient="records"))
+    """)
+    write_video(tmp_path / "clip.mp4")
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", program, tracking.store_uri(workspace), str(ROOT)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    place, answer = run.stdout.strip().splitlines()[-2:]
+    assert not place.startswith(str(ROOT))
+    path, missing, data, garbage = json.loads(answer)
+    assert path["error"] is None
+    assert set(path["verb_probs"]) == set(HEADS["verb"])
+    assert sum(path["noun_probs"].values()) == pytest.approx(1, abs=1e-6)
+    assert path["verb"] == max(path["verb_probs"], key=path["verb_probs"].get)
+    assert data["verb_probs"] == path["verb_probs"]
+    assert (missing["verb"], missing["error"]) == (None, "there is no such file")
+    assert garbage["error"].startswith("is not base64")
+
+
+def write_video(file):
+    import av
+
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(10):
+            picture = np.full((48, 64, 3), 25 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
