@@ -1,0 +1,105 @@
+"""Which Prefect API a run talks to: the user's, or a temporary server of its own that ends with it."""
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from flows import tether
+from flows.clone import Clone
+from tasks.errors import InfrastructureError
+
+STARTUP_S = 120.0
+
+
+def prepare_environment(verbose: bool) -> None:
+    """Set what Prefect reads while it is imported: no telemetry, and its console log only if asked for."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if verbose else "CRITICAL")
+
+
+@contextmanager
+def prefect_api(clone: Clone) -> Iterator[None]:
+    """Use the configured PREFECT_API_URL; where there is none, a server on the loopback for as long as this lasts.
+
+    Prefect would start such a server by itself, but that one stays behind when its run is killed, and lets
+    every user of the machine in. This one ends with the run and asks for a password nobody else knows.
+
+    Raises:
+        InfrastructureError: the temporary server did not start.
+    """
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_HOME,
+        temporary_settings,
+    )
+
+    if PREFECT_API_URL.value():
+        yield
+        return
+    home = clone.work / "prefect"
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    auth = f"understudy:{secrets.token_urlsafe(24)}"
+    with _server(home, auth, clone.log("prefect-server")) as url:
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth, PREFECT_HOME: home}):
+            yield
+
+
+@contextmanager
+def _server(home: Path, auth: str, log: Path) -> Iterator[str]:
+    """The API address of a server that keeps its database in `home` and prints to `log`."""
+    port = _free_port()
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+    environment = os.environ | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_API_AUTH_STRING": auth,
+        "PREFECT_API_AUTH_STRING": auth,
+        "PREFECT_UI_ENABLED": "0",
+    }
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", tether.__file__, *command],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_healthy(process, f"http://127.0.0.1:{port}/api", log)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        if process.stdin is not None:
+            with suppress(OSError):
+                process.stdin.close()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_healthy(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    deadline = time.monotonic() + STARTUP_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except urllib.error.HTTPError:
+            return  # it answers, and asks for the password
+        except OSError:
+            time.sleep(0.1)
+    raise InfrastructureError(f"Prefect's temporary server did not start; log: {log}")

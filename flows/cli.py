@@ -1,0 +1,328 @@
+"""The command `understudy`: maps arguments to functions, results to tables or JSON, errors to exit codes.
+
+Everything heavy is imported inside the commands, so that help appears at once.
+"""
+
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flows.clone import Clone
+    from flows.plan import Plan
+    from tasks.predict import Prediction
+
+_DEBUG = "UNDERSTUDY_DEBUG"
+
+app = typer.Typer(
+    name="understudy",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train with every sense, deploy with one: multimodal distillation for egocentric action recognition.",
+    epilog="Start with [bold]understudy doctor[/], then [bold]understudy run[/].",
+)
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help=f"Show tracebacks (also {_DEBUG}=1).")] = False,
+) -> None:
+    if debug:
+        os.environ[_DEBUG] = "1"
+
+
+@app.command(epilog="Examples:  understudy doctor  ·  understudy doctor --json > doctor.json")
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Check the installation, DVC, Prefect, MLflow, the data and the hardware, and say what to do.
+
+    Exits with 1 if a check fails.
+    """
+    from flows.doctor import examine, table
+
+    checks = examine(Path.cwd())
+    if as_json:
+        _print_json([vars(check) for check in checks])
+    else:
+        _console().print(table(checks))
+    if any(check.state == "fails" for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command(
+    name="import",
+    epilog="Examples:  understudy import ~/my-videos  ·  understudy import s3://bucket/prefix",
+)
+def import_(
+    source: Annotated[
+        str, typer.Argument(help="A folder with videos/ and annotations.csv, or s3://BUCKET/PREFIX.")
+    ],
+) -> None:
+    """Check your own data, take it into data/raw, and write params.yaml for it.
+
+    annotations.csv has the columns clip_id, video, start_s, stop_s, one column a label head (action, or verb
+    and noun), and optionally group, split and slice columns.
+    """
+    from tasks.bring_in import bring_in
+
+    clone = _clone()
+    bring_in(source, clone.root)
+    _console().print("Next: [bold]understudy run[/]")
+
+
+@app.command(
+    epilog="Examples:  understudy run  ·  understudy run --dry-run  ·  understudy run evaluate  ·  "
+    "understudy run --force train_teacher@flow  ·  UNDERSTUDY_SLOTS=4 understudy run"
+)
+def run(
+    stages: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Stages to bring up to date with all they depend on; extract means all extract@….",
+            metavar="[STAGE]...",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print what would run and why.")] = False,
+    force: Annotated[
+        list[str] | None,
+        typer.Option("--force", "-f", metavar="STAGE", help="Run this stage even if unchanged."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log as well.")] = False,
+) -> None:
+    """Run what is stale, independent stages side by side; continue where a killed run stopped.
+
+    DVC decides what is stale, Prefect orders it. Exits with the code of the first stage that failed: 2 for
+    something to mend in params or data, 75 for a disk, network or store that failed.
+    """
+    from flows.plan import plan
+
+    clone = _clone()
+    os.chdir(clone.root)
+    todo = plan(clone, stages or [], force or [])
+    if dry_run:
+        _console().print(_plan_table(todo))
+        return
+    if todo.due:
+        _run_flow(clone, stages or [], force or [], verbose)
+    else:
+        _console().print(f"All {len(todo.steps)} stages are cached, nothing to run.")
+    _finish(clone)
+
+
+@app.command(
+    epilog="Examples:  understudy predict kitchen.mp4  ·  understudy predict *.mp4 --json  ·  "
+    "understudy predict long.mp4 --start 12.5 --stop 14  ·  "
+    "understudy predict a.mp4 --model models:/understudy-student@champion"
+)
+def predict(
+    videos: Annotated[
+        list[Path], typer.Argument(help="Video files; RGB alone is looked at.", metavar="VIDEO...")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    start: Annotated[float | None, typer.Option(help="Seconds from the first frame.", min=0)] = None,
+    stop: Annotated[float | None, typer.Option(help="Seconds from the first frame.", min=0)] = None,
+    model: Annotated[
+        str,
+        typer.Option(help="A release folder, or models:/NAME@ALIAS or models:/NAME/VERSION in the registry."),
+    ] = "artifacts/release",
+    top: Annotated[int, typer.Option(help="Classes to show for each head.", min=1)] = 3,
+) -> None:
+    """Say what happens in videos, with calibrated probabilities.
+
+    A video that cannot be read gets its error in the output and the others go on; the exit code is then 2.
+    """
+    from tasks.layout import Workspace
+
+    span = _span(start, stop)
+    root = Path.cwd() if Path(model).is_dir() else _clone().root
+    from tasks import predict as predicting
+
+    committee = predicting.load(model if model.startswith("models:") else str(root / model), Workspace(root))
+    found = predicting.predict(videos, committee, top, span)
+    if as_json:
+        _print_json([vars(prediction) for prediction in found])
+    else:
+        _console().print(_predictions_table(found))
+    if any(prediction.error for prediction in found):
+        raise typer.Exit(2)
+
+
+@app.command(
+    epilog="Examples:  understudy compare  ·  understudy compare HEAD~1 HEAD  ·  understudy compare old.json  ·  "
+    "understudy compare models:/understudy-student/1 models:/understudy-student/2"
+)
+def compare(
+    first: Annotated[
+        str | None, typer.Argument(help="A comparison.json, a git revision or a registered version.")
+    ] = None,
+    second: Annotated[str | None, typer.Argument(help="Another; without it, the working tree's.")] = None,
+) -> None:
+    """Show teachers, baseline and students side by side, or two versions of them."""
+    from tasks import compare as comparing
+    from tasks.layout import Workspace
+    from tasks.report.table import comparison_table
+
+    workspace = Workspace(_clone().root)
+    console = _console()
+    if first is None:
+        comparison = comparing.current(workspace)
+        console.print(comparison_table(comparison, console.width))
+        if (against := comparing.baseline_table(comparison)) is not None:
+            console.print(against)
+        return
+    before = comparing.read(first, workspace)
+    after = comparing.current(workspace) if second is None else comparing.read(second, workspace)
+    console.print(comparing.versions_table(before, after, (first, second or "working tree")))
+
+
+def main() -> None:
+    """The entry point: no traceback for what a person can mend."""
+    from click.exceptions import Abort, ClickException
+
+    try:
+        code = app(standalone_mode=False)
+    except ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, Abort):
+        _complain("cancelled; what was done is kept, run again to go on")
+        code = 130
+    except Exception as error:
+        code = _reported(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _reported(error: Exception) -> int:
+    """Print an error that is no defect and give its exit code; raise any other again."""
+    from tasks.errors import InfrastructureError, UserError
+
+    if os.environ.get(_DEBUG):
+        raise error
+    if not isinstance(error, (UserError, InfrastructureError)):
+        raise error
+    _complain(str(error))
+    return error.exit_code
+
+
+def _run_flow(clone: "Clone", stages: list[str], force: list[str], verbose: bool) -> None:
+    """Run the flow under a live table; exit with the first failed stage's code."""
+    from flows.api import prefect_api, prepare_environment
+    from flows.display import Board, board
+
+    prepare_environment(verbose)
+    console = _console()
+    with ExitStack() as server:
+        with console.status("starting Prefect"):
+            from flows.pipeline import PipelineFailed, pipeline
+
+            server.enter_context(prefect_api(clone))
+        shown = Board(console)
+        token = board.set(shown)
+        try:
+            with shown.drawn():
+                pipeline(str(clone.root), stages, force)
+        except PipelineFailed as failed:
+            for failure in failed.failures:
+                _complain(str(failure))
+            if failed.not_started:
+                _complain(f"not started, waiting for it: {', '.join(failed.not_started)}")
+            raise typer.Exit(failed.exit_code) from None
+        finally:
+            board.reset(token)
+            console.print(shown.summary)
+
+
+def _finish(clone: "Clone") -> None:
+    """Make sure the release is registered here, and say where to look."""
+    from tasks.layout import Workspace
+
+    workspace = Workspace(clone.root)
+    console = _console()
+    if (workspace.release / "release.json").is_file():
+        from flows.registration import ensure_registered
+
+        console.print(ensure_registered(clone))
+    if (workspace.reports / "index.html").is_file():
+        console.print("report:  reports/index.html\ntable:   [bold]understudy compare[/]")
+
+
+def _plan_table(todo: "Plan") -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("stage", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for step in todo.steps:
+        table.add_row(
+            step.name, step.reason, style={"cached": "dim", "stale": "bold", "follows": ""}[step.verdict]
+        )
+    return table
+
+
+def _predictions_table(found: "list[Prediction]") -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("video", overflow="fold")
+    table.add_column("seconds", no_wrap=True)
+    for head in next((list(p.heads) for p in found if p.heads), []):
+        table.add_column(head, no_wrap=True)
+    for prediction in found:
+        name = Text(prediction.video)
+        if prediction.error:
+            table.add_row(name, "", Text(prediction.error, "red"))
+            continue
+        lines = [
+            "\n".join(f"{p:5.1%} {label}" for label, p in ranked) for ranked in prediction.heads.values()
+        ]
+        table.add_row(name, f"{prediction.start_s:.2f}-{prediction.stop_s:.2f}", *map(Text, lines))
+    return table
+
+
+def _span(start: float | None, stop: float | None) -> tuple[float, float] | None:
+    from tasks.errors import UserError
+
+    if start is None and stop is None:
+        return None
+    if stop is None:
+        raise UserError("--start needs --stop", remedy="give both, in seconds from the first frame")
+    return start or 0.0, stop
+
+
+def _clone() -> "Clone":
+    from flows.clone import find
+
+    return find(Path.cwd())
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _complain(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True).print(Text(message, "red"), soft_wrap=True)
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

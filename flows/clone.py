@@ -1,0 +1,111 @@
+"""One clone of the project: its root, its scratch, and that one pipeline at a time runs in it."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tasks.atomic import write_text
+from tasks.errors import UserError
+from tasks.settings import settings
+
+ENDING_S = 15.0
+"""How long a new run waits for the processes of a killed one to be gone."""
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A working copy of the repository, by its root folder."""
+
+    root: Path
+
+    @property
+    def work(self) -> Path:
+        """Scratch of this clone (`UNDERSTUDY_WORK`), absolute."""
+        return self.root / settings().work
+
+    @property
+    def dvc_site(self) -> Path:
+        """DVC's own scratch, for this user's eyes only: the default is world-writable and read by pickle."""
+        folder = Path(os.environ.get("DVC_SITE_CACHE_DIR", self.work / "dvc"))
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    def log(self, stage: str) -> Path:
+        """The file that holds what `stage` printed when it last ran."""
+        return self.work / "logs" / f"{stage.replace('/', '_')}.log"
+
+    @contextmanager
+    def only_run(self) -> Iterator[int]:
+        """Be the only pipeline in this clone, and put right what a killed one left of DVC's own files.
+
+        Yields:
+            the lock's file descriptor. Processes that inherit it hold the lock as well, so that the next run
+            starts when the last process of a killed run is gone, not earlier.
+
+        Raises:
+            UserError: another run is going on.
+        """
+        self.work.mkdir(parents=True, exist_ok=True)
+        with (self.work / "run.lock").open("a+") as file:
+            _lock(file.fileno(), file.name)
+            self._mend()
+            yield file.fileno()
+
+    def _mend(self) -> None:
+        """DVC writes these two in place: a kill in that moment leaves half a file, on which every command stops.
+
+        Dropping them is safe: stages that dvc.lock no longer names come back from DVC's run-cache, and the
+        rwlock only names processes that are running.
+        """
+        if not _reads(self.root / "dvc.lock", yaml.safe_load):
+            (self.root / "dvc.lock").replace(self.work / "dvc.lock.broken")
+        if not _reads(self.root / ".dvc" / "tmp" / "rwlock", json.loads):
+            write_text(self.root / ".dvc" / "tmp" / "rwlock", "{}")
+
+
+def find(start: Path) -> Clone:
+    """The clone that `start` lies in: the nearest folder above it with a dvc.yaml.
+
+    Raises:
+        UserError: there is none.
+    """
+    for folder in (start, *start.parents):
+        if (folder / "dvc.yaml").is_file():
+            return Clone(folder)
+    raise UserError(
+        f"no dvc.yaml in {start} or above it", remedy="change into a clone of the project and try again"
+    )
+
+
+def _lock(descriptor: int, name: str) -> None:
+    deadline = time.monotonic() + ENDING_S
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    "another `understudy run` is going on in this clone",
+                    file=name,
+                    remedy="wait for it, or end it, and try again",
+                ) from None
+            time.sleep(0.2)
+
+
+def _reads(file: Path, parse: Callable[[str], object]) -> bool:
+    """Whether `file` is absent or whole; one second of patience, as a running DVC may be writing it."""
+    for _ in range(5):
+        try:
+            if not file.exists() or parse(file.read_text(encoding="utf-8")) is not None:
+                return True
+        except (ValueError, yaml.YAMLError):
+            pass
+        time.sleep(0.2)
+    return False

@@ -1,0 +1,149 @@
+"""What a person sees while the pipeline runs: a live table on a terminal, a line a change elsewhere."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from flows.plan import Plan
+
+State = Literal["waiting", "running", "ran", "restored", "cached", "failed", "not started"]
+_LOOK: dict[State, tuple[str, str]] = {
+    "waiting": ("·", "dim"),
+    "running": ("▶", "bold cyan"),
+    "ran": ("✔", "green"),
+    "restored": ("✔", "green"),
+    "cached": ("✔", "dim green"),
+    "failed": ("✘", "bold red"),
+    "not started": ("-", "yellow"),
+}
+HEARTBEAT_S = 30.0
+
+
+@dataclass
+class _Row:
+    reason: str
+    state: State = "waiting"
+    line: str = ""
+    since: float = field(default_factory=time.monotonic)
+    seconds: float | None = None
+
+    @property
+    def elapsed_s(self) -> float | None:
+        return time.monotonic() - self.since if self.state == "running" else self.seconds
+
+
+class Board:
+    """The state of every stage of a run. Told by the run's threads, drawn by the terminal's."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._rows: dict[str, _Row] = {}
+        self._guard = threading.RLock()
+        self._start = time.monotonic()
+        self._live = console.is_terminal
+
+    def show(self, plan: Plan) -> None:
+        """List the stages of `plan`."""
+        with self._guard:
+            for step in plan.steps:
+                state: State = "cached" if step.verdict == "cached" else "waiting"
+                self._rows[step.name] = _Row(step.reason, state)
+        cached = len(plan.steps) - len(plan.due)
+        self._say(f"{len(plan.due)} stage(s) to look at, {cached} cached")
+
+    def running(self, stage: str) -> None:
+        """`stage` has begun."""
+        with self._guard:
+            row = self._rows[stage]
+            row.state, row.since = "running", time.monotonic()
+        self._say(f"{stage}: running ({self._rows[stage].reason})")
+
+    def line(self, stage: str, text: str) -> None:
+        """`stage` printed a line."""
+        with self._guard:
+            self._rows[stage].line = text
+
+    def ended(self, stage: str, state: State) -> None:
+        """`stage` came to its end, in `state`."""
+        with self._guard:
+            row = self._rows[stage]
+            row.seconds = time.monotonic() - row.since if row.state == "running" else None
+            row.state = state
+        self._say(f"{stage}: {state}" + (f" ({row.seconds:.0f} s)" if row.seconds else ""))
+
+    @property
+    def summary(self) -> str:
+        """How many stages ended how, and the time it took."""
+        with self._guard:
+            counts = {state: sum(row.state == state for row in self._rows.values()) for state in _LOOK}
+        parts = [f"{count} {state}" for state, count in counts.items() if count]
+        return f"{', '.join(parts)} in {_clock(time.monotonic() - self._start)}"
+
+    @contextmanager
+    def drawn(self) -> Iterator["Board"]:
+        """Keep the board on the screen; where that is no terminal, print what goes on every `HEARTBEAT_S`."""
+        if self._live:
+            with Live(self, console=self._console, refresh_per_second=4, vertical_overflow="visible"):
+                yield self
+            return
+        stop = threading.Event()
+        heart = threading.Thread(target=self._beat, args=(stop,), daemon=True)
+        heart.start()
+        try:
+            yield self
+        finally:
+            stop.set()
+            heart.join()
+
+    def __rich__(self) -> RenderableType:
+        table = Table(box=None, padding=(0, 1), expand=True, show_header=False)
+        table.add_column(width=1)
+        table.add_column(no_wrap=True, max_width=30)
+        table.add_column(no_wrap=True, min_width=7)
+        table.add_column(justify="right", no_wrap=True, min_width=5)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        with self._guard:
+            for stage, row in self._rows.items():
+                mark, style = _LOOK[row.state]
+                said = row.line if row.state in ("running", "failed") and row.line else row.reason
+                table.add_row(
+                    Text(mark, style),
+                    Text(stage, style),
+                    Text(row.state, style),
+                    "" if row.elapsed_s is None else _clock(row.elapsed_s),
+                    Text(said, "dim"),
+                )
+        return Group(table, Text(f"  {_clock(time.monotonic() - self._start)} elapsed", "dim"))
+
+    def _beat(self, stop: threading.Event) -> None:
+        while not stop.wait(HEARTBEAT_S):
+            with self._guard:
+                busy = [(name, row) for name, row in self._rows.items() if row.state == "running"]
+                for name, row in busy:
+                    self._say(f"{name}: {_clock(row.elapsed_s or 0)} {row.line}")
+
+    def _say(self, text: str) -> None:
+        if not self._live:
+            self._console.print(
+                f"[dim]{_clock(time.monotonic() - self._start)}[/] {escape(text)}", soft_wrap=True
+            )
+
+
+board: ContextVar[Board | None] = ContextVar("board", default=None)
+"""The board that the pipeline of this context tells what it does; none on a worker, where nobody watches."""
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,162 @@
+"""What a run would do and why, read from DVC: its graph and its status. Knows nothing of Prefect."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from flows.clone import Clone
+from tasks.errors import UserError
+
+Verdict = Literal["cached", "stale", "follows"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of the pipeline and what is to happen to it.
+
+    `stale`: its own inputs, command or outputs changed. `follows`: only something it depends on is stale;
+    DVC decides when its turn comes. `cached`: nothing to do.
+    """
+
+    name: str
+    verdict: Verdict
+    reason: str
+    dependencies: tuple[str, ...]
+    forced: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a run, each after everything it depends on."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def due(self) -> list[Step]:
+        """The stages that are not cached."""
+        return [step for step in self.steps if step.verdict != "cached"]
+
+
+def plan(clone: Clone, targets: Sequence[str] = (), force: Sequence[str] = ()) -> Plan:
+    """Ask DVC which stages are stale.
+
+    Args:
+        targets: stages to bring up to date, with all they depend on; a bare name such as `extract` means all
+            of `extract@…`. Empty: the whole pipeline.
+        force: stages to run even where nothing changed.
+
+    Raises:
+        UserError: an unknown stage, a dvc.yaml that DVC refuses, or tracked data that is not there.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        config = {"core": {"site_cache_dir": str(clone.dvc_site), "analytics": False}}
+        with Repo(str(clone.root), config=config, _wait_for_lock=True) as repo:
+            graph = repo.index.graph
+            status = repo.status()
+            stages = {stage.addressing: stage for stage in graph}
+            parents = {name: [s.addressing for s in graph.successors(stages[name])] for name in stages}
+            _refuse_missing_data(stages, status)
+            return _decide(stages, parents, status, targets, force)
+    except DvcException as error:
+        raise UserError(str(error), file=clone.root / "dvc.yaml") from None
+
+
+def _decide(
+    stages: dict[str, Any],
+    parents: dict[str, list[str]],
+    status: dict[str, Any],
+    targets: Sequence[str],
+    force: Sequence[str],
+) -> Plan:
+    wanted = resolve(targets, stages) if targets else list(stages)
+    forced = resolve(force, stages)
+    steps: dict[str, Step] = {}
+    for name in _ordered([*wanted, *forced], parents):
+        changed = _reason(stages[name], status.get(name, []))
+        after = [parent for parent in parents[name] if parent in steps and steps[parent].verdict != "cached"]
+        verdict: Verdict = "cached"
+        reason = "cached"
+        if name in forced:
+            verdict, reason = "stale", "forced"
+        elif changed:
+            verdict, reason = "stale", changed
+        elif after:
+            verdict, reason = "follows", f"may change (after {', '.join(after)})"
+        if stages[name].is_data_source and verdict == "cached":
+            continue  # data that is as DVC knows it is not a stage to a reader of the plan
+        dependencies = tuple(parent for parent in parents[name] if parent in steps)
+        steps[name] = Step(name, verdict, reason, dependencies, name in forced)
+    return Plan(tuple(steps.values()))
+
+
+def resolve(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """The stages that `names` mean: an exact name, or all of `name@…`.
+
+    Raises:
+        UserError: no such stage, with the nearest one.
+    """
+    known = list(known)
+    found = []
+    for name in names:
+        matches = [stage for stage in known if name in (stage, stage.partition("@")[0])]
+        if not matches:
+            near = difflib.get_close_matches(name, known, n=1)
+            suggestion = f"did you mean {near[0]!r}?" if near else f"stages: {', '.join(sorted(known))}"
+            raise UserError(f"there is no stage {name!r}", file="dvc.yaml", remedy=suggestion)
+        found += matches
+    return found
+
+
+def _ordered(names: Iterable[str], parents: dict[str, list[str]]) -> list[str]:
+    """`names` and all they depend on, each once and after its parents."""
+    order: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        if name not in order:
+            for parent in parents[name]:
+                visit(parent)
+            order[name] = None
+
+    for name in names:
+        visit(name)
+    return list(order)
+
+
+def _reason(stage: Any, entries: list[Any]) -> str:
+    """Why DVC holds the stage for stale, in a few words; empty where it does not."""
+    if not entries:
+        return ""
+    if not any(out.hash_info for out in stage.outs):
+        return "never run"
+    changed, missing = [], []
+    for entry in entries:
+        if isinstance(entry, str):
+            changed.append(entry.removeprefix("changed "))
+            continue
+        for kind, paths in entry.items():
+            for path, what in paths.items():
+                if isinstance(what, dict):  # params: the keys that changed
+                    changed.append(f"{path} {' '.join(what)}")
+                elif kind == "changed outs" and what in ("deleted", "not in cache"):
+                    missing.append(path)
+                else:
+                    changed.append(path)
+    parts = [
+        f"{word}: {', '.join(names)}" for word, names in (("changed", changed), ("missing", missing)) if names
+    ]
+    return "; ".join(parts)
+
+
+def _refuse_missing_data(stages: dict[str, Any], status: dict[str, Any]) -> None:
+    for name, entries in status.items():
+        if not stages[name].is_data_source:
+            continue
+        for entry in entries:
+            outs = entry.get("changed outs", {}) if isinstance(entry, dict) else {}
+            for path, what in outs.items():
+                if what in ("deleted", "not in cache"):
+                    raise UserError(f"{path} is not here", file=name, remedy=f"fetch it: dvc pull {name}")

@@ -1,0 +1,200 @@
+"""Comparisons side by side: the students of one against its baseline, or the models of two versions."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from tasks.errors import InfrastructureError, UserError
+from tasks.layout import Workspace
+
+Comparison = Mapping[str, Any]
+"""What comparison.json holds."""
+
+_FILE = "reports/comparison.json"
+_KEYS = ("dataset", "split", "clips", "seeds", "rows")
+
+
+def parse(text: str, source: Path | str) -> Comparison:
+    """A comparison from the text of `source`.
+
+    Raises:
+        UserError: not JSON, or not a comparison.
+    """
+    try:
+        comparison = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"not valid JSON: {error.msg}", file=source, row=error.lineno) from None
+    missing = [key for key in _KEYS if not isinstance(comparison, dict) or key not in comparison]
+    if missing:
+        raise UserError(f"not a comparison: {', '.join(missing)} missing", file=source)
+    return comparison
+
+
+def read(source: str, workspace: Workspace) -> Comparison:
+    """The comparison that `source` names.
+
+    Args:
+        source: a JSON file, a git revision of this repository, or a version in the registry as
+            models:/NAME@ALIAS or models:/NAME/VERSION, which stands for the commit it was made from.
+
+    Raises:
+        UserError: no such file, revision or version, or DVC has no report for it here.
+        InfrastructureError: the registry cannot be reached.
+    """
+    if Path(source).is_file():
+        return parse(Path(source).read_text(encoding="utf-8"), source)
+    revision = _commit_of(source, workspace) if source.startswith("models:") else source
+    return parse(_at_revision(revision, source, workspace), f"{_FILE} at {revision}")
+
+
+def current(workspace: Workspace) -> Comparison:
+    """The comparison of the working tree.
+
+    Raises:
+        UserError: nothing was evaluated yet.
+    """
+    file = workspace.reports / "comparison.json"
+    if not file.is_file():
+        raise UserError("nothing was evaluated yet", file=file, remedy="run: understudy run")
+    return parse(file.read_text(encoding="utf-8"), file)
+
+
+def _at_revision(revision: str, source: str, workspace: Workspace) -> str:
+    import dvc.api
+    from dvc.exceptions import DvcException
+    from dvc.scm import SCMError
+
+    try:
+        return str(dvc.api.read(_FILE, repo=str(workspace.root), rev=revision, encoding="utf-8"))
+    except (DvcException, SCMError, OSError) as error:
+        raise UserError(
+            f"{source!r} is neither a file nor a git revision with a report: {error}",
+            remedy=f"try: dvc pull, then dvc get . {_FILE} --rev {revision}",
+        ) from None
+
+
+def _commit_of(model: str, workspace: Workspace) -> str:
+    """The git commit that a registered version was made from."""
+    from tasks.stores import tracking
+
+    match = re.fullmatch(r"models:/([\w-]+)(?:@([\w-]+)|/(\d+))", model)
+    if match is None:
+        raise UserError(
+            f"{model!r} is no model of the registry", remedy="models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
+    client = tracking.client(workspace)
+    from mlflow.exceptions import MlflowException
+
+    name, alias, number = match.groups()
+    try:
+        version = (
+            client.get_model_version_by_alias(name, alias)
+            if alias
+            else client.get_model_version(name, number)
+        )
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise UserError(f"the registry has no {model}", remedy="see: understudy doctor") from None
+        raise InfrastructureError(f"MLflow cannot say what {model} is: {error}") from error
+    commit = version.tags.get("git_commit", "")
+    if not commit or commit.endswith("-dirty"):
+        raise UserError(
+            f"{model} was made from files that no commit holds, so its report cannot be found again",
+            remedy="commit before `understudy run` and the registered version stays comparable",
+        )
+    return commit
+
+
+def baseline_table(comparison: Comparison) -> Table | None:
+    """Each student minus the baseline, paired by clip, in every head; None where there is nothing to subtract."""
+    differences = comparison.get("differences", [])
+    if not differences:
+        return None
+    table = Table(title=f"against {differences[0]['against']}", caption="[95 % interval over clips], paired")
+    table.add_column("student", no_wrap=True)
+    table.add_column("head", no_wrap=True)
+    for title in ("Δ top-1, points", "Δ ECE", "Δ NLL"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in differences:
+        for number, (head, values) in enumerate(row["heads"].items()):
+            low, high = values["top1_ci95"]
+            table.add_row(
+                row["name"] if number == 0 else "",
+                head,
+                f"{100 * values['top1']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
+                f"{values['ece_scaled']:+.3f}",
+                f"{values['nll_scaled']:+.2f}",
+            )
+    return table
+
+
+def versions_table(first: Comparison, second: Comparison, names: tuple[str, str]) -> Table:
+    """The models of two comparisons side by side: first → second, and the difference.
+
+    Args:
+        names: what to call the two.
+    """
+    table = Table(title=f"{names[0]} → {names[1]}", caption=_unlike(first, second))
+    table.add_column("model", no_wrap=True)
+    table.add_column("head", no_wrap=True)
+    table.add_column("top-1 %", justify="right", no_wrap=True)
+    table.add_column("Δ", justify="right", no_wrap=True)
+    table.add_column("ECE", justify="right", no_wrap=True)
+    table.add_column("Δ", justify="right", no_wrap=True)
+    for name, head, before, after in _pairs(first, second):
+        top1, ece = [[values.get(figure) for values in (before, after)] for figure in ("top1", "ece_scaled")]
+        table.add_row(name, head, *_change(top1, 100, 1), *_change(ece, 1, 3))
+    return table
+
+
+def _pairs(
+    first: Comparison, second: Comparison
+) -> Iterator[tuple[str, str, Mapping[str, float], Mapping[str, float]]]:
+    """(model, head, figures in first, figures in second); no figures where a comparison lacks the model."""
+    before, after = (
+        {row["name"]: row["heads"] for row in comparison["rows"]} for comparison in (first, second)
+    )
+    for name in dict.fromkeys([*before, *after]):
+        ours, theirs = before.get(name, {}), after.get(name, {})
+        for head in dict.fromkeys([*ours, *theirs]):
+            yield name, head, ours.get(head, {}), theirs.get(head, {})
+
+
+def _change(values: list[float | None], scale: float, digits: int) -> tuple[str, str]:
+    shown = ["-" if value is None else f"{scale * value:.{digits}f}" for value in values]
+    before, after = values
+    difference = "" if before is None or after is None else f"{scale * (after - before):+.{digits}f}"
+    return " → ".join(shown), difference
+
+
+def _unlike(first: Comparison, second: Comparison) -> str | None:
+    """Why the figures of the two cannot be compared as they stand; None where they can."""
+    for key in ("dataset", "split", "clips", "seeds"):
+        if first[key] != second[key]:
+            return f"not alike in {key}: {first[key]} and {second[key]}"
+    return None
+
+
+def markdown(comparison: Comparison) -> str:
+    """The rows as a Markdown table, for Prefect's UI."""
+    lines = [
+        f"{comparison['dataset']}, {comparison['split']} split: {comparison['clips']} clips, "
+        f"seeds {', '.join(map(str, comparison['seeds']))}",
+        "",
+        "| model | role | sees | head | top-1 % | 95 % | ECE | ECE scaled | NLL | params M | GMACs |",
+        "|---|---|---|---|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in comparison["rows"]:
+        for head, values in row["heads"].items():
+            low, high = values["top1_ci95"]
+            lines.append(
+                f"| {row['name']} | {row['role']} | {' + '.join(row['inference_modalities'])} | {head} "
+                f"| {100 * values['top1']:.1f} | {100 * low:.1f} to {100 * high:.1f} "
+                f"| {values['ece']:.3f} | {values['ece_scaled']:.3f} | {values['nll']:.2f} "
+                f"| {row['params'] / 1e6:.2f} | {row['gmacs']:.2f} |"
+            )
+    return "\n".join(lines)
