@@ -111,7 +111,7 @@ def _groups(clips: Iterable[Clip]) -> list[tuple[str, str, int]]:
 
 def _video_facts(videos: Iterable[Video]) -> list[tuple[str, str]]:
     videos = list(videos)
-    facts = {
+    facts: dict[str, list[str]] = {
         "size": [f"{video.width}×{video.height}" for video in videos],
         "frames a second": [f"{video.rate_hz:.3g}" for video in videos],
         "codec": [video.codec for video in videos],

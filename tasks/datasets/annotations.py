@@ -1,18 +1,16 @@
-"""What every data set format gives: annotated clips that know their file and row. And the checks they all share."""
+"""What every data set format gives, annotated clips that know their file and row, and the checks they share."""
 
 import difflib
 import math
-import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import ClassVar
 
 from tasks.clips import SPLITS
 from tasks.errors import UserError
-
-_LONGEST_NAME = 200
+from tasks.names import named_file, normal, unsafe
 
 
 @dataclass(frozen=True)
@@ -92,11 +90,6 @@ def suggestion(name: str, names: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {shown}"
 
 
-def normal(name: str) -> str:
-    """The Unicode normal form (NFC) in which names are compared."""
-    return unicodedata.normalize("NFC", name)
-
-
 def safe_name(name: str, what: str, file: Path, row: int) -> str:
     """`name` in NFC, after making sure that it can become a path without leaving its folder.
 
@@ -112,30 +105,6 @@ def safe_name(name: str, what: str, file: Path, row: int) -> str:
             remedy="use a plain relative name such as a/b.mp4",
         )
     return normal(name)
-
-
-def unsafe(name: str) -> str:
-    """Why `name` must not become a path; empty if it may."""
-    parts = name.split("/")
-    if not name.strip():
-        return "is empty"
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
-        return "holds a control character"
-    if name.startswith(("/", "~")) or "\\" in name or name[1:2] == ":":
-        return "is an absolute path or holds a backslash"
-    if any(part in ("", ".", "..") for part in parts):
-        return "leaves its folder or holds an empty part"
-    if any(len(part.encode()) > _LONGEST_NAME for part in parts):
-        return f"is longer than {_LONGEST_NAME} bytes"
-    return ""
-
-
-def named_file(folder: Path, name: str) -> Path:
-    """`folder`/`name`, spelled as on disk where the disk's Unicode form differs from NFC."""
-    path = folder / PurePosixPath(name)
-    if path.exists() or not path.parent.is_dir() or name.isascii():
-        return path
-    return next((entry for entry in path.parent.iterdir() if normal(entry.name) == normal(path.name)), path)
 
 
 def seconds(text: str, column: str, file: Path, row: int) -> float:
@@ -161,7 +130,7 @@ def check(clips: Sequence[AnnotatedClip], heads: Mapping[str, Sequence[str]]) ->
         heads: head → its classes.
 
     Raises:
-        UserError: no clip, a clip_id twice, an unknown split or label, a group in two splits; names file and row.
+        UserError: a clip_id twice, an unknown split or label, a group in two splits; names file and row.
     """
     seen: dict[str, AnnotatedClip] = {}
     split_of: dict[str, AnnotatedClip] = {}

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from tasks.datasets.annotations import AnnotatedClip, Dataset, named_file, safe_name, seconds
+from tasks.datasets.annotations import AnnotatedClip, Dataset, safe_name, seconds
 from tasks.datasets.table import header_of, read_table
 from tasks.errors import UserError
+from tasks.names import named_file
 
 _COLUMNS = ("clip_id", "video", "start_s", "stop_s")
 _OPTIONAL = ("group", "split")

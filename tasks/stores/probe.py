@@ -1,6 +1,6 @@
-"""Probing videos of unknown origin: in a process of its own that may hang or die, as decoders do on bad bytes.
+"""Probing videos of unknown origin, in a process of its own that may hang or die as decoders do on bad bytes.
 
-Run as `python -m tasks.stores.probe` it is that process: one JSON request a line in, one JSON answer a line out.
+Run as `python -m tasks.stores.probe` it is that process: a JSON request a line in, a JSON answer a line out.
 """
 
 import contextlib
@@ -212,11 +212,11 @@ def _decord_agrees(path: Path, times_s: np.ndarray, pictures: dict[int, np.ndarr
         with open_video(path, "decord") as reader:
             if len(reader.times_s) != len(times_s) or np.abs(reader.times_s - times_s).max() > 1e-3:
                 return False
+            numbers = sorted(pictures)
+            pairs = zip(reader.frames(numbers), (pictures[number] for number in numbers), strict=True)
             return all(
                 theirs.shape == ours.shape and np.abs(theirs.astype(np.int16) - ours).mean() <= _TOLERANCE
-                for theirs, ours in zip(
-                    reader.frames(sorted(pictures)), map(pictures.get, sorted(pictures)), strict=True
-                )
+                for theirs, ours in pairs
             )
     except VideoError:
         return False
@@ -229,7 +229,7 @@ def _audible_rate(path: Path) -> int:
             return 0
         for frame in audio_frames(container):
             samples = frame.to_ndarray()
-            scale = np.iinfo(samples.dtype).max if samples.dtype.kind in "iu" else 1.0
+            scale = 1.0 if samples.dtype.kind == "f" else float(2 ** (8 * samples.dtype.itemsize - 1))
             if np.abs(samples.astype(np.float64)).max(initial=0) > SILENCE * scale:
                 return frame.sample_rate
     return 0

@@ -299,7 +299,7 @@ def audio_frames(container: InputContainer) -> Iterator[av.AudioFrame]:
 def _pieces(container: InputContainer, rate_hz: int) -> Iterator[tuple[float, np.ndarray]]:
     """Unbroken stretches of sound: (time of the first sample on the container's clock, samples)."""
     run: list[av.AudioFrame] = []
-    due_s = 0.0
+    start_s = due_s = 0.0
     for frame in audio_frames(container):
         time_s = due_s if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
         if run and (abs(time_s - due_s) > _GAP_S or frame.sample_rate != run[0].sample_rate):

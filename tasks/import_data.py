@@ -1,0 +1,368 @@
+"""`understudy import`: takes a folder or an S3 prefix in as data/raw, has DVC track it, writes the params for it."""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+from tasks import params
+from tasks.atomic import digest, new_folder, write_text
+from tasks.clips import SPLITS
+from tasks.datasets import FORMATS
+from tasks.datasets.annotations import AnnotatedClip, Dataset, check
+from tasks.errors import InfrastructureError, UserError
+from tasks.layout import Workspace
+from tasks.progress import Progress
+from tasks.settings import settings
+from tasks.splitting import Member, split_groups
+from tasks.stores import s3
+from tasks.stores.probe import Prober
+from tasks.stores.video import VideoError
+
+_LISTENED_TO = 60
+"""Videos that are looked at to learn whether the data set has sound: an even choice."""
+_CLONE_FILE = 0x40049409
+"""FICLONE of linux/fs.h: share the blocks of another file (Btrfs, XFS), so that a copy costs nothing."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was found in a source.
+
+    Attributes:
+        name, format: of the data set.
+        heads: label head → classes.
+        slices: columns that get a table of their own.
+        clips, videos, groups: how many.
+        splits: the splits that the annotations give.
+        training_groups: groups that would train a teacher.
+        missing_videos: names of videos that are not there.
+        sound, detections: whether some video has them.
+        notes: what the params lost or gained, in sentences.
+    """
+
+    name: str
+    format: str
+    heads: dict[str, list[str]]
+    slices: list[str]
+    clips: int
+    videos: int
+    groups: int
+    splits: list[str]
+    training_groups: int
+    missing_videos: list[str]
+    sound: bool
+    detections: bool
+    notes: list[str] = field(default_factory=list)
+
+
+def import_data(source: str, workspace: Workspace, force: bool = False, dry_run: bool = False) -> Summary:
+    """Take `source` in: data/raw, data.dvc and params.yaml follow it. Prints what was found and what to do next.
+
+    Args:
+        source: a folder, or s3://bucket/prefix.
+        workspace: the clone that takes it.
+        force: replace a data/raw that DVC could not bring back.
+        dry_run: look and tell, change nothing (an S3 source is fetched to the work folder all the same).
+
+    Raises:
+        UserError: annotations at fault (file and row), nothing recognised, or data/raw has changes to lose.
+        InfrastructureError: the disk, DVC or the S3 endpoint failed.
+    """
+    if not (dry_run or force):
+        _refuse_to_lose(workspace)
+    folder = _fetched(source, workspace) if source.startswith("s3://") else Path(source)
+    found = survey(folder, source)
+    current = params.load(workspace.params)
+    text, notes = written_params(workspace.params.read_text(encoding="utf-8"), current, found)
+    params.parse(text, workspace.params)
+    found.notes.extend(notes)
+    if not dry_run:
+        _take(folder, FORMATS[found.format], workspace)
+        _track(workspace)
+        write_text(workspace.params, text)
+        if source.startswith("s3://"):
+            shutil.rmtree(folder)
+    _tell(found, dry_run)
+    return found
+
+
+def _fetched(source: str, workspace: Workspace) -> Path:
+    folder = workspace.root / settings().work / "imports" / digest(source)
+    last = 0
+    with Progress("fetch", 100, "%") as progress:
+
+        def tell(done: int, total: int) -> None:
+            nonlocal last
+            percent = 100 * done // max(1, total)
+            progress.advance(percent - last)
+            last = percent
+
+        s3.download(source, folder, tell)
+    return folder
+
+
+def survey(folder: Path, source: str) -> Summary:
+    """What a raw folder holds, after the checks that need no decoding.
+
+    Raises:
+        UserError: see `import_data`.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            "is not a folder", file=folder, remedy="name a folder with annotations.csv and videos/"
+        )
+    name, reader = _format(folder)
+    heads = reader.heads(folder)
+    for head, classes in heads.items():
+        if len(classes) < 2:
+            raise UserError(f"{head} has {len(classes)} class; there is nothing to recognise", file=folder)
+    clips = reader.clips(folder, heads)
+    check(clips, heads)
+    videos = sorted({clip.video for clip in clips})
+    paths = {video: reader.video_path(folder, video) for video in videos}
+    missing = [video for video in videos if not paths[video].is_file()]
+    if len(missing) == len(videos):
+        raise UserError(
+            f"none of its {len(videos)} video(s) is there, the first being {missing[0]!r}"
+            if videos
+            else "has no clip",
+            file=folder,
+            remedy="put the videos below videos/, named as in the column video",
+        )
+    present = [paths[video] for video in videos if video not in set(missing)]
+    return Summary(
+        name=source.rstrip("/").rpartition("/")[2] or folder.resolve().name,
+        format=name,
+        heads=heads,
+        slices=reader.slices(folder),
+        clips=len(clips),
+        videos=len(videos),
+        groups=len({clip.group or clip.video for clip in clips}),
+        splits=[split for split in SPLITS if any(clip.split == split for clip in clips)],
+        training_groups=_training_groups(clips, next(iter(heads))),
+        missing_videos=missing,
+        sound=_any_sound(present),
+        detections=any(reader.detections_path(folder, video).is_file() for video in videos),
+    )
+
+
+def _format(folder: Path) -> tuple[str, Dataset]:
+    for name, reader in FORMATS.items():
+        if reader.recognises(folder):
+            return name, reader
+    raise UserError(
+        f"holds no annotations of a known format ({', '.join(FORMATS)})",
+        file=folder,
+        remedy="put an annotations.csv with the columns clip_id, video, start_s, stop_s, action beside videos/",
+    )
+
+
+def _training_groups(clips: Sequence[AnnotatedClip], head: str) -> int:
+    members = [Member(clip.group or clip.video, clip.labels[head], clip.split) for clip in clips]
+    return list(split_groups(members, 0.15, 0.2, 0).values()).count("train")
+
+
+def _any_sound(paths: Sequence[Path]) -> bool:
+    chosen = sorted({round(place) for place in np.linspace(0, len(paths) - 1, _LISTENED_TO)})
+    with Prober(settings().decode_timeout_s) as prober:
+        for place in chosen:
+            try:
+                if prober.probe(paths[place], []).audio_rate_hz:
+                    return True
+            except VideoError:  # ingest will say so, with the clip's row
+                continue
+    return False
+
+
+def written_params(text: str, current: params.Params, found: Summary) -> tuple[str, list[str]]:
+    """params.yaml rewritten for what was found, comments kept, and sentences on what changed beside `data`."""
+    writer = YAML()
+    writer.preserve_quotes = True
+    writer.width = 110
+    document = writer.load(text)
+    notes: list[str] = []
+    data = document["data"]
+    data["name"], data["format"] = _scalar(found.name), found.format
+    data["heads"] = {head: [_scalar(label) for label in classes] for head, classes in found.heads.items()}
+    data["slices"] = [_scalar(column) for column in found.slices]
+    _drop_absent(document, current, found, notes)
+    _fit_folds(document, found, notes)
+    if document["register"]["head"] not in (*found.heads, "action"):
+        document["register"]["head"] = "action"
+    stream = StringIO()
+    writer.dump(document, stream)
+    return stream.getvalue(), notes
+
+
+def _scalar(text: str) -> str:
+    """`text`, quoted where YAML would read it as something else (no, 1e3, 2024-01-01)."""
+    try:
+        plain = yaml.safe_load(text) == text
+    except yaml.YAMLError:
+        plain = False
+    return text if plain else DoubleQuotedScalarString(text)
+
+
+def _drop_absent(document: Any, current: params.Params, found: Summary, notes: list[str]) -> None:
+    """Take out modalities that no video has, the teachers that need them and what refers to those."""
+    present = {"audio": found.sound, "detections": found.detections}
+    for name, modality in current.modalities.items():
+        if not present.get(modality.kind, True):
+            del document["modalities"][name]
+            notes.append(f"no video has {modality.kind}: the modality {name} is taken out")
+    for name, teacher in current.teachers.items():
+        if teacher.modality not in document["modalities"]:
+            del document["teachers"][name]
+            notes.append(f"the teacher {name} is taken out with it")
+    for name, student in document["students"].items():
+        lesson, _, teacher = student["learns_from"].rpartition("/")
+        if lesson == "artifacts/teachings" and teacher not in document["teachers"]:
+            student["learns_from"] = lesson
+            notes.append(f"the student {name} now learns from all teachers")
+    kinds = {modality.kind for modality in current.modalities.values()}
+    notes.extend(
+        f"some videos have {kind}, but params.yaml names no such modality"
+        for kind, there in present.items()
+        if there and kind not in kinds
+    )
+
+
+def _fit_folds(document: Any, found: Summary, notes: list[str]) -> None:
+    for name, teacher in document["teachers"].items():
+        if teacher["folds"] > found.training_groups:
+            teacher["folds"] = max(1, found.training_groups)
+            notes.append(
+                f"the teacher {name} gets {teacher['folds']} fold(s), as many as there are training groups"
+            )
+
+
+def _refuse_to_lose(workspace: Workspace) -> None:
+    """Raise UserError where data/raw holds something that DVC could not bring back."""
+    if not workspace.raw.exists():
+        return
+    pointer = workspace.root / "data.dvc"
+    changed = not pointer.exists() or json.loads(_dvc(workspace, "status", "--json", "data.dvc") or "{}")
+    if changed:
+        raise UserError(
+            "has changes that DVC does not hold",
+            file=workspace.raw,
+            remedy="keep them with `dvc commit data.dvc`, or give them up with `understudy import --force`",
+        )
+
+
+def _take(folder: Path, reader: Dataset, workspace: Workspace) -> None:
+    """Copy `folder` beside data/raw, then let it take its place as a whole."""
+    files = _files(folder)
+    needed, free = sum(path.stat().st_size for path in files), _free(workspace.root)
+    if needed > free:
+        raise UserError(
+            f"holds {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB left",
+            file=folder,
+            remedy="make room first",
+        )
+    try:
+        with new_folder(workspace.raw) as raw, Progress("take in", len(files), "files") as progress:
+            for path in files:
+                target = raw / path.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _clone(path, target)
+                progress.advance()
+            reader.take_in(raw)
+    except OSError as error:
+        raise InfrastructureError(
+            f"{folder} cannot be copied: {error.strerror}; data/raw is as it was"
+        ) from None
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files of `folder` but hidden ones.
+
+    Raises:
+        UserError: a link that leads out of the folder.
+    """
+    root = folder.resolve()
+    files = []
+    for path in sorted(folder.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise UserError(
+                "is a link that leads out of the folder", file=path, remedy="put the file itself there"
+            )
+        if path.is_file():
+            files.append(path)
+    return files
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
+def _clone(source: Path, target: Path) -> None:
+    """Copy a file, sharing its blocks where the file system can."""
+    with source.open("rb") as reading, target.open("wb") as writing:
+        try:
+            fcntl.ioctl(writing.fileno(), _CLONE_FILE, reading.fileno())
+        except OSError:
+            shutil.copyfileobj(reading, writing, 1 << 20)
+
+
+def _track(workspace: Workspace) -> None:
+    """Have data.dvc follow data/raw."""
+    pointer = workspace.root / "data.dvc"
+    if not pointer.exists():
+        write_text(pointer, "outs:\n- path: data/raw\n")
+    _dvc(workspace, "commit", "--force", "data.dvc")
+
+
+def _dvc(workspace: Workspace, *arguments: str) -> str:
+    """Run DVC in the clone and give what it prints.
+
+    Raises:
+        InfrastructureError: it failed; with its last line.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
+        cwd=workspace.root,
+        env=os.environ | {"DVC_NO_ANALYTICS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
+        raise InfrastructureError(f"dvc {arguments[0]} failed: {lines[-1]}")
+    return done.stdout
+
+
+def _tell(found: Summary, dry_run: bool) -> None:
+    classes = ", ".join(f"{len(classes)} {head} classes" for head, classes in found.heads.items())
+    print(f"{found.name}: {found.clips} clips in {found.videos} videos of {found.groups} groups, {classes}")
+    print(f"format {found.format}; sound: {_yes(found.sound)}; detections: {_yes(found.detections)}")
+    print(f"splits: {', '.join(found.splits) or 'none given, they will be drawn by group'}")
+    if found.missing_videos:
+        print(f"{len(found.missing_videos)} video(s) are missing, the first {found.missing_videos[0]!r}")
+    for note in found.notes:
+        print(f"note: {note}")
+    if dry_run:
+        print("nothing was changed (dry run)")
+    else:
+        print("data/raw, data.dvc and params.yaml now follow it. Next: understudy run   (or: dvc repro)")
+        print("To keep this version: git add data.dvc params.yaml && git commit")
+
+
+def _yes(there: bool) -> str:
+    return "yes" if there else "no"
