@@ -1,0 +1,50 @@
+"""How sure an ECE is: a bootstrap over clips. An ECE is no mean over clips, as `models.metrics` resamples."""
+
+import numpy as np
+import torch
+
+from models.calibration import reliability_of
+
+_COUNTS_AT_ONCE = 4_000_000  # resampled clips held in memory, 32 MB
+
+
+def ece_per_seed(confidence: np.ndarray, correct: np.ndarray, bins: int) -> np.ndarray:
+    """The ECE of each seed, (seeds,), from confidence and correctness (seeds, clips)."""
+    pairs = zip(torch.from_numpy(confidence), torch.from_numpy(correct), strict=True)
+    return np.array([reliability_of(sure, right, bins).ece() for sure, right in pairs])
+
+
+def resampled_ece(
+    confidence: np.ndarray, correct: np.ndarray, bins: int, samples: int, seed: int
+) -> np.ndarray:
+    """ECE, mean over seeds, of data sets drawn with replacement, without the resampling's bias.
+
+    A resample repeats clips, which makes bins noisier and ECE larger than that of the split itself; the mean
+    of that surplus is taken off, so that the draws lie around the measured ECE. The same `seed` and number
+    of clips draw the same clips, so draws of two models may be subtracted pairwise.
+
+    Args:
+        confidence: (seeds, clips), 0 to 1.
+        correct: (seeds, clips), 0 or 1.
+        bins: equal-width bins over 0 to 1.
+        samples: resampled data sets.
+        seed: of the resampling.
+
+    Returns:
+        (samples,), at least 0.
+    """
+    clips = confidence.shape[1]
+    edges = np.linspace(0, 1, bins + 1)[1:-1]
+    places = np.searchsorted(edges, confidence, side="left")  # bins are (lower, upper], as in reliability_of
+    gaps = np.zeros((*confidence.shape, bins))
+    np.put_along_axis(gaps, places[..., None], (correct - confidence)[..., None], axis=2)
+    draw = np.random.default_rng(seed)
+    at_once = max(1, _COUNTS_AT_ONCE // clips)
+    means = []
+    for start in range(0, samples, at_once):
+        counts = draw.multinomial(clips, np.full(clips, 1 / clips), size=min(at_once, samples - start))
+        # ECE is the sum over bins of |Σ (correct − confidence)| over the number of clips.
+        means.append(np.abs(counts[None].astype(float) @ gaps).sum(axis=2).mean(axis=0) / clips)
+    draws = np.concatenate(means)
+    measured = np.abs(gaps.sum(axis=1)).sum(axis=1).mean() / clips
+    return np.clip(draws - draws.mean() + measured, 0, None)

@@ -1,0 +1,93 @@
+"""What the figures say, in sentences, no better than measured: the student against baseline and teachers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.report.predictions import ACTION
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The head of the report.
+
+    Attributes:
+        claim: one sentence on accuracy.
+        certainty: whether the difference is more than chance, with its interval.
+        calibration: one sentence on calibration, empty without a baseline.
+        context: what teachers and ensemble reach, and at what cost; empty without teachers.
+    """
+
+    claim: str
+    certainty: str
+    calibration: str
+    context: str
+
+
+def verdict(comparison: Row) -> Verdict:
+    """Judge the headline's student against its baseline and the teachers, on the action."""
+    rows = {row["name"]: row for row in comparison["rows"]}
+    student, baseline = (rows.get(comparison["headline"][role]) for role in ("student", "baseline"))
+    own = student or baseline
+    if own is None:
+        return Verdict("No student was evaluated.", "", "", "")
+    sees = _modalities(own)
+    claim = f"With {sees} alone, {_named(own)} recognises {_percent(own)} of the test actions"
+    context = _context(own, comparison["rows"])
+    if student is None or baseline is None:
+        return Verdict(f"{claim}.", "", "", context)
+    claim += f"; {_named(baseline)}, trained on labels alone, {_percent(baseline)}."
+    found = next(d for d in comparison["differences"] if d["name"] == student["name"])["heads"][ACTION]
+    return Verdict(claim, _certainty(found, comparison), _calibration(found, student, baseline), context)
+
+
+def _certainty(found: Row, comparison: Row) -> str:
+    difference, (low, high) = 100 * found["top1"], (100 * bound for bound in found["top1_ci95"])
+    interval = f"95 % interval {low:+.1f} to {high:+.1f}, paired over {comparison['clips']} clips"
+    seeds = found["top1_per_seed"]
+    ahead = sum(value > 0 for value in seeds.values())
+    beside = f" The student is ahead in {ahead} of {len(seeds)} seeds." if len(seeds) > 1 else ""
+    if low > 0:
+        return f"The student is better by {difference:.1f} points ({interval}).{beside}"
+    if high < 0:
+        return f"The student is worse by {-difference:.1f} points ({interval}).{beside}"
+    return (
+        f"The difference is {difference:+.1f} points ({interval}): it may be chance, "
+        f"this test split cannot tell the two apart.{beside}"
+    )
+
+
+def _calibration(found: Row, student: Row, baseline: Row) -> str:
+    ours, theirs = (row["heads"][ACTION]["ece_scaled"] for row in (student, baseline))
+    low, high = found["ece_scaled_ci95"]
+    word = "better calibrated" if high < 0 else "worse calibrated" if low > 0 else "calibrated about as well"
+    interval = f"95 % interval of the difference {low:+.3f} to {high:+.3f}"
+    return f"It is {word}: ECE {ours:.3f} against {theirs:.3f} ({interval})."
+
+
+def _context(own: Row, rows: list[Row]) -> str:
+    teachers = [row for row in rows if row["role"] == "teacher"]
+    if not teachers:
+        return ""
+    best = max(teachers, key=lambda row: row["heads"][ACTION]["top1"])
+    text = f"The best teacher alone, {best['name']}, reaches {_percent(best)}"
+    mixes = [row for row in rows if row["role"] == "ensemble"]
+    if not mixes:
+        return text + "."
+    mix = max(mixes, key=lambda row: row["heads"][ACTION]["top1"])
+    cost = f", at {mix['gmacs'] / own['gmacs']:.1f} × the student's multiply-adds" if own["gmacs"] else ""
+    return f"{text}; all teachers together ({_modalities(mix)}) {_percent(mix)}{cost}."
+
+
+def _named(row: Row) -> str:
+    return f"the {row['role']}" if row["name"] == row["role"] else f"the {row['role']} {row['name']}"
+
+
+def _modalities(row: Row) -> str:
+    return " + ".join("RGB" if name == "rgb" else name for name in row["inference_modalities"])
+
+
+def _percent(row: Row) -> str:
+    return f"{100 * row['heads'][ACTION]['top1']:.1f} %"
