@@ -1,7 +1,7 @@
 """What a trained student says of videos it has never seen: RGB alone, calibrated, one bad file at a time.
 
-Networks come from a folder (artifacts/release) or from the MLflow registry. Only safetensors and JSON are read;
-a model that holds a pickle, or a file that is not the one that was registered, is refused.
+Networks come from a folder (artifacts/release) or from the MLflow registry. Only safetensors and JSON are
+read; a model that holds a pickle, or a file that is not the one that was registered, is refused.
 """
 
 import re
@@ -34,8 +34,11 @@ RELEASE = "artifacts/release"
 FILE_TAG = "sha256."
 """Version tags that start so hold the digest of the release's file of that name."""
 
+_HERE = Workspace(Path())
 _URI = re.compile(r"models:/(?P<name>[\w-]+)(@(?P<alias>[\w-]+)|/(?P<version>\d+))")
-_PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".dill", ".cloudpickle", ".npy", ".npz", ".ckpt"}
+_PICKLES = {
+    ".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".dill", ".cloudpickle", ".npy", ".npz", ".ckpt",
+}  # fmt: skip
 _PICKLE_MAGIC = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 _ZIP_MAGIC = b"PK\x03\x04"  # torch.save puts its pickle into one
 
@@ -58,7 +61,7 @@ class Prediction:
     error: str | None = None
 
 
-def load(model: str, workspace: Workspace = Workspace(Path())) -> Committee:
+def load(model: str, workspace: Workspace = _HERE) -> Committee:
     """The networks of `model`.
 
     Args:
@@ -137,7 +140,9 @@ def _look(path: Path, spec: Spec, span: Span | None, prober: Prober) -> tuple[Cl
         raise VideoError(f"ends at {found.duration_s:.2f} s, before the span {start_s:g}..{stop_s:g} s does")
     clip = Clip(str(path), str(path), start_s, stop_s, group="", split="test", labels={}, slices={})
     (view,) = test_views(clip, spec.views)
-    prober.probe(path, view.times_s)  # so that a frame which kills its decoder kills another process than this
+    prober.probe(
+        path, view.times_s
+    )  # so that a frame which kills its decoder kills another process than this
     video = Video(
         video=str(path),
         sha256="",
@@ -171,7 +176,9 @@ def rows_of(modality: Rgb, raw: RawVideo, moments_s: Sequence[float]) -> Rows:
 def _in_memory(rows: Sequence[Row]) -> Rows:
     payloads = pa.array([row.payload for row in rows], pa.large_binary())
     aspect = float(np.float32(rows[0].aspect))  # a shard stores float32, and the crop follows from it
-    return Rows(np.array([row.time_s for row in rows]), aspect, [(payloads, place) for place in range(len(rows))])
+    return Rows(
+        np.array([row.time_s for row in rows]), aspect, [(payloads, place) for place in range(len(rows))]
+    )
 
 
 def _download(model: str, workspace: Workspace, folder: Path) -> Path:
@@ -179,7 +186,8 @@ def _download(model: str, workspace: Workspace, folder: Path) -> Path:
     parsed = _URI.fullmatch(model)
     if parsed is None:
         raise UserError(
-            f"{model!r} is no model of the registry", remedy="write models:/NAME@ALIAS or models:/NAME/VERSION"
+            f"{model!r} is no model of the registry",
+            remedy="write models:/NAME@ALIAS or models:/NAME/VERSION",
         )
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
@@ -217,16 +225,20 @@ def refuse_pickles(folder: Path, model: str) -> None:
             first = stream.read(4)
         if file.suffix.lower() in _PICKLES or first[:2] in _PICKLE_MAGIC or first == _ZIP_MAGIC:
             raise UserError(
-                f"{model} holds {file.relative_to(folder)}, which may be a pickle: loading it could run any code",
+                f"{model} holds {file.relative_to(folder)}, which may be a pickle: loading it could run code",
                 remedy="do not use this version; find out who registered it",
             )
 
 
 def _refuse_changed(release: Path, tags: dict[str, str], model: str) -> None:
     """Raise a UserError unless `release` holds the files that the version's tags name, and no others."""
-    registered = {key.removeprefix(FILE_TAG): value for key, value in tags.items() if key.startswith(FILE_TAG)}
+    registered = {
+        key.removeprefix(FILE_TAG): value for key, value in tags.items() if key.startswith(FILE_TAG)
+    }
     found = {str(file.relative_to(release)): file_digest(file) for file in _files(release)}
-    wrong = sorted(name for name in registered.keys() | found.keys() if registered.get(name) != found.get(name))
+    wrong = sorted(
+        name for name in registered.keys() | found.keys() if registered.get(name) != found.get(name)
+    )
     if wrong or not registered:
         raise UserError(
             f"{model} is not what was registered: {', '.join(wrong) or 'its version has no digests'}",

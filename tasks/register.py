@@ -1,4 +1,4 @@
-"""Stage `register`: the best student by validation, packaged with its model card, and a version in MLflow's registry.
+"""Stage `register`: the best student by validation, packaged with a model card, becomes a version in MLflow.
 
 The release folder depends on the stage's inputs alone, so it can be cached and compared; what depends on the
 clone (git commit, hashes of dvc.lock) goes to the registry's tags.
@@ -26,8 +26,9 @@ from tasks.predict import FILE_TAG, refuse_pickles
 from tasks.stores import tracking
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+
+    from mlflow import MlflowClient
 
 MODEL = "understudy-student"
 """The registered model's name; interfaces outside rely on it."""
@@ -35,8 +36,8 @@ MODEL = "understudy-student"
 _ROOT = Path(__file__).parents[1]
 _SERVED = ("tasks", "models")  # the rooms that mlflow/student.py imports; they travel with the model
 _REQUIREMENTS = (
-    "mlflow", "torch", "timm", "safetensors", "numpy", "pandas", "pyarrow", "pydantic", "pydantic-settings",
-    "opencv-python-headless", "av", "decord",
+    "mlflow", "torch", "torchvision", "timm", "safetensors", "numpy", "pandas", "pyarrow", "pydantic",
+    "pydantic-settings", "opencv-python-headless", "av", "decord",
 )  # fmt: skip
 _LONGEST_DESCRIPTION = 5000
 _TEST_FIGURES = ("top1", "top5", "ece_scaled", "nll_scaled")
@@ -175,8 +176,9 @@ def _register(
     client: "MlflowClient", workspace: Workspace, release: Mapping[str, Any], key: str
 ) -> "ModelVersion":
     """Log the release as a model with code, and make it a version."""
-    import mlflow
     from mlflow.entities import Dataset, DatasetInput
+
+    import mlflow
 
     tags = _lineage(workspace) | {
         "release_digest": key,
@@ -224,13 +226,17 @@ def _register(
 
 def _log_model(workspace: Workspace) -> Any:
     """The LoggedModel: mlflow/student.py, the rooms it imports, and the release folder."""
-    import mlflow
     import pandas as pd
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
+    from mlflow.types import ColSpec, Schema, TensorSpec
     from mlflow.types.schema import Map
 
-    answers = [ColSpec("string", "video"), ColSpec("string", "error", required=False)]
+    import mlflow
+
+    answers: list[ColSpec | TensorSpec] = [
+        ColSpec("string", "video"),
+        ColSpec("string", "error", required=False),
+    ]
     for head in Committee.load(workspace.release).spec.heads:
         answers += [ColSpec("string", head, required=False), ColSpec(Map("double"), f"{head}_probs")]
     return mlflow.pyfunc.log_model(

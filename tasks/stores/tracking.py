@@ -76,7 +76,7 @@ def addressed(workspace: Workspace) -> Iterator[None]:
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(None)
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # None unsets it
         if given is not None:
             os.environ["MLFLOW_TRACKING_URI"] = given
 

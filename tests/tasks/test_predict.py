@@ -1,4 +1,4 @@
-"""Prediction from files, and what loading refuses. The networks are real and tiny; the videos are written here."""
+"""Prediction from files, and what loading refuses. Networks are real and tiny; videos are written here."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models.backbones.frames import Frames
+from tasks import views as looks
 from tasks.clips import Clip, Video
 from tasks.errors import UserError
 from tasks.extract import extract
@@ -17,7 +18,6 @@ from tasks.modalities.rgb import Rgb
 from tasks.networks import Committee, Spec
 from tasks.predict import load, predict, refuse_pickles, rows_of
 from tasks.shards import Shards
-from tasks import views as looks
 from tasks.views import Jitter, Views
 
 RGB = Rgb(kind="rgb", shards=1, short_side=48, rate_hz=7.0, quality=90)
@@ -64,13 +64,17 @@ def video(tmp_path_factory):
 
 def raw_video(path, seconds=2.0, rate=30.0, width=86, height=64):
     return RawVideo(
-        path, path, Video("clip.mp4", "0" * 64, 1, "h264", width, height, 0, rate, seconds, "decord", 0, False, "")
+        path,
+        path,
+        Video("clip.mp4", "0" * 64, 1, "h264", width, height, 0, rate, seconds, "decord", 0, False, ""),
     )
 
 
-@pytest.mark.parametrize(("rate", "span"), [(30, (0.0, 2.0)), (30, (0.31, 1.17)), (5, (0.0, 2.0)), (29, (1.9, 2.0))])
+@pytest.mark.parametrize(
+    ("rate", "span"), [(30, (0.0, 2.0)), (30, (0.31, 1.17)), (5, (0.0, 2.0)), (29, (1.9, 2.0))]
+)
 def test_prediction_sees_what_training_saw(tmp_path, rate, span):
-    """The few rows that prediction decodes render to the same bits as the extracted shard of the whole clip."""
+    """The few rows that prediction decodes render to the same bits as the shard of the whole clip."""
     raw = raw_video(write_video(tmp_path / "clip.mp4", rate=rate), rate=float(rate))
     extract("rgb", RGB, {"clip.mp4": raw}, {"clip.mp4": [span]}, tmp_path / "rgb", tmp_path / "finished")
     rows = Shards(tmp_path / "rgb").rows("clip.mp4")
@@ -97,7 +101,9 @@ def test_probabilities_are_calibrated_and_ranked(committee, video):
     rendered = RGB.render(rows_of(RGB, raw_video(video), view.times_s), view, VIEWS.size)
     logits = committee.logits(torch.from_numpy(rendered)[None])["verb"][0]
     expected = (logits / 2.0).softmax(-1)
-    assert dict(found.heads["verb"]) == pytest.approx(dict(zip(HEADS["verb"], expected.tolist(), strict=True)))
+    assert dict(found.heads["verb"]) == pytest.approx(
+        dict(zip(HEADS["verb"], expected.tolist(), strict=True))
+    )
 
 
 def test_top_classes_and_a_span(committee, video):
@@ -133,8 +139,10 @@ def test_a_span_that_is_none_is_refused(committee, video, span):
 def test_networks_of_another_modality_are_refused(committee, video):
     from tasks.modalities.flow import Flow
 
-    fields = {name: 2 for name in Flow.model_fields} | {"kind": "flow"}
-    spec = committee.spec.model_copy(update={"modality": "flow", "modality_params": Flow.model_construct(**fields)})
+    fields = dict.fromkeys(Flow.model_fields, 2) | {"kind": "flow"}
+    spec = committee.spec.model_copy(
+        update={"modality": "flow", "modality_params": Flow.model_construct(**fields)}
+    )
     with pytest.raises(UserError, match="looks at flow"):
         predict([video], Committee(spec, [], {}))
 

@@ -26,8 +26,8 @@ from tasks.stores import tracking
 ROOT = Path(register.__file__).parents[1]
 HEADS = {"verb": ["open", "cut"], "noun": ["pan", "tap", "box"]}
 TRAINING = {
-    "epochs": 2, "batch": 2, "learning_rate": 0.001, "weight_decay": 0.0, "warmup_epochs": 0, "decay": "linear",
-    "clip_norm": 5.0, "ema": 0.0, "precision": "float32",
+    "epochs": 2, "batch": 2, "learning_rate": 0.001, "weight_decay": 0.0, "warmup_epochs": 0,
+    "decay": "linear", "clip_norm": 5.0, "ema": 0.0, "precision": "float32",
 }  # fmt: skip
 BACKBONE = {
     "kind": "frames", "name": "test_convnext", "pretrained": False, "temporal": "mean", "dropout": 0.0,
@@ -220,7 +220,7 @@ def test_the_card_tells_what_a_user_must_know(workspace):
 
 def test_a_student_that_was_not_trained_is_named(workspace):
     (workspace.student("student") / "student.json").unlink()
-    with pytest.raises(UserError, match="student.json"):
+    with pytest.raises(UserError, match=r"student\.json"):
         register.package(parsed(), workspace)
 
 
@@ -242,6 +242,29 @@ def test_without_mlflow_the_release_is_there_and_the_failure_can_be_retried(work
     with pytest.raises(InfrastructureError, match="run `dvc repro register` again"):
         register.run(parsed(), workspace)
     assert (workspace.release / "release.json").exists()
+
+
+def test_the_model_brings_every_library_its_code_imports():
+    """What the served rooms import from outside is among the model's pip requirements."""
+    program = textwrap.dedent("""
+        import ast, sys
+        from importlib.metadata import packages_distributions
+
+        import tasks.predict
+
+        known, wanted = packages_distributions(), set()
+        for name, module in list(sys.modules.items()):
+            if name.split(".")[0] in ("tasks", "models") and getattr(module, "__file__", None):
+                for node in ast.walk(ast.parse(open(module.__file__).read())):
+                    names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                    names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+                    wanted |= {known[name.split(".")[0]][-1] for name in names if name.split(".")[0] in known}
+        print(*wanted - {"mlflow-tracing", "mlflow-skinny"})
+    """)
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert set(run.stdout.split()) <= set(register._REQUIREMENTS)
 
 
 def versions(workspace):
@@ -324,7 +347,8 @@ def serve(workspace, tmp_path):
         mlflow.set_tracking_uri(sys.argv[1])
         model = mlflow.pyfunc.load_model("models:/understudy-student@champion")
         bytes_ = open("clip.mp4", "rb").read()
-        videos = ["clip.mp4", "missing.mp4", "data:video/mp4;base64," + base64.b64encode(bytes_).decode(), "data:;base64,?"]
+        url = "data:video/mp4;base64," + base64.b64encode(bytes_).decode()
+        videos = ["clip.mp4", "missing.mp4", url, "data:;base64,?"]
         answer = model.predict(pd.DataFrame({"video": videos}))
         import tasks
         print(list(tasks.__path__)[0])
