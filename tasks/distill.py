@@ -1,0 +1,211 @@
+"""Stage `distill@<student>`: RGB and a lesson in, a student out. The baseline is a student of labels alone."""
+
+import itertools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from models.distill import Method
+from models.distill.kd import KD
+from tasks.atomic import new_folder, write_json
+from tasks.clips import Clip, label_indices, read_clips
+from tasks.errors import UserError
+from tasks.layout import Workspace
+from tasks.learner import Learner, Lessons, write_curves
+from tasks.lessons import Mixed, mixed
+from tasks.networks import Spec
+from tasks.params import Ensemble, Params, Student
+from tasks.shards import Shards
+from tasks.teach import Teachings, load_bank
+from tasks.training import Epoch
+
+MODALITY = "rgb"
+"""What a student sees."""
+
+
+def run(params: Params, workspace: Workspace, item: str | None) -> None:
+    """Train the student `item` for every seed and write artifacts/students/<item>."""
+    assert item is not None
+    student = params.students[item]
+    shards = Shards(workspace.modality(MODALITY))
+    modality = params.modalities[MODALITY]
+    validation = read_clips(workspace.index, "val")
+    learner = Learner(
+        params=params,
+        workspace=workspace,
+        stage="distill",
+        name=item,
+        spec=Spec(
+            modality=MODALITY,
+            modality_params=modality,
+            views=params.views,
+            heads=params.data.heads,
+            backbone=student.backbone,
+        ),
+        training=student.training,
+        method=student.method,
+        shards=shards,
+        validation=[clip for clip in validation if modality.covers(shards.rows(clip.video), clip)],
+    )
+    distill(learner, student, read_clips(workspace.index, "train"), validation, workspace.student(item))
+
+
+def distill(learner: Learner, student: Student, train: list[Clip], validation: list[Clip], out: Path) -> None:
+    """Train `student` on the RGB of the clips of `train` and write the folder `out`."""
+    params = learner.params
+    seen = [clip for clip, there in zip(train, learner.seen(train), strict=True) if there]
+    if not seen:
+        raise UserError("no training clip has RGB frames", remedy="see data/index/quarantine.csv")
+    histories: dict[tuple[int, int], list[Epoch]] = {}
+    figures, runs, chosen = {}, {}, {}
+    settled: Student | None = None
+    with new_folder(out) as folder:
+        for seed in params.seeds:
+            bank = _bank(learner, student, seed, train, validation)
+            if settled is None:  # once, on the first seed: a choice a seed would be a method of its own
+                settled = _settle(learner, student, bank, train, seen, validation, seed)
+            lesson = _lesson(learner, settled, bank, train, validation)
+            learner = replace(learner, method=settled.method)
+            network, histories[seed, 0], runs[str(seed)] = learner.train(
+                seen, _of(lesson, train, seen), seed, 0
+            )
+            committee, figures[str(seed)] = learner.finish([network])
+            (folder / f"seed-{seed}").mkdir()
+            committee.save(folder / f"seed-{seed}")
+            chosen[str(seed)] = _told(settled, lesson)
+        cost = learner.cost()
+        write_curves(folder / "curves.csv", histories)
+        write_json(
+            folder / "student.json",
+            {
+                "name": learner.name,
+                "role": "baseline" if student.method.kind == "supervised" else "student",
+                "method": student.method.kind,
+                "inference_modalities": [MODALITY],
+                "seeds": params.seeds,
+                "members": 1,
+                "params_count": cost["params_count"],
+                "gmacs": cost["gmacs"],
+                "validation": figures,
+                "chosen": chosen,
+                "runs": runs,
+            },
+        )
+
+
+def _bank(
+    learner: Learner, student: Student, seed: int, train: list[Clip], validation: list[Clip]
+) -> dict[str, Teachings] | None:
+    """The teachings that the student learns from; None for one of labels alone."""
+    if not student.hears_teachers:
+        return None
+    source = learner.workspace.root / student.learns_from
+    bank, teachers = learner.workspace.teachings, list(learner.params.teachers)
+    return load_bank(bank, teachers if source == bank else [source.name], seed, train, validation)
+
+
+def _lesson(
+    learner: Learner, student: Student, bank: dict[str, Teachings] | None, train: list[Clip], validation: list[Clip]
+) -> Mixed | None:
+    if bank is None or student.ensemble is None:
+        return None
+    heads = learner.params.data.heads
+    return mixed(
+        student.ensemble,
+        bank,
+        label_indices(train, heads),
+        label_indices(validation, heads),
+        list(learner.params.search.weights_temperature),
+    )
+
+
+def _of(lesson: Mixed | None, train: list[Clip], seen: list[Clip]) -> Lessons | None:
+    """The lessons of the clips `seen`, in their order."""
+    if lesson is None:
+        return None
+    ids = {clip.clip_id for clip in seen}
+    rows = [row for row, clip in enumerate(train) if clip.clip_id in ids]
+    lessons = lesson.lessons
+    log_probs = {head: values[rows] for head, values in lessons.log_probs.items()}
+    return Lessons(log_probs, lessons.present[rows], lessons.digest)
+
+
+def _told(student: Student, lesson: Mixed | None) -> dict[str, Any]:
+    """The settled numbers, for student.json."""
+    if lesson is None or not isinstance(student.method, KD):
+        return {}
+    return {
+        "temperature": student.method.temperature,
+        "distillation_weight": student.method.distillation_weight,
+        "ground_truth_weight": student.method.ground_truth_weight,
+        "weights_temperature": lesson.weights_temperature,
+        "teacher_weights": lesson.weights,
+    }
+
+
+def _settle(
+    learner: Learner,
+    student: Student,
+    bank: dict[str, Teachings] | None,
+    train: list[Clip],
+    seen: list[Clip],
+    validation: list[Clip],
+    seed: int,
+) -> Student:
+    """The student with every `auto` replaced by what did best on validation in a short training.
+
+    γ of data-set weights needs no training and is left to `mixed`. λ_KD and λ_GT add up to one; λ_KD = 0 is
+    the baseline, tried once whatever τ, so that a harmful lesson can be refused.
+    """
+    if bank is None or not isinstance(student.method, KD):
+        return student
+    trials = list(_trials(student, learner))
+    if len(trials) == 1:
+        return trials[0]
+    training = learner.training.model_copy(update={"epochs": learner.params.search.epochs})
+    if training.warmup_epochs >= training.epochs:
+        training = training.model_copy(update={"warmup_epochs": training.epochs - 1})
+    best: tuple[float, Student] | None = None
+    for trial in trials:
+        tried = replace(learner, method=trial.method)
+        lesson = _lesson(learner, trial, bank, train, validation)
+        network, _, _ = tried.train(seen, _of(lesson, train, seen), seed, 0, training)
+        _, found = tried.finish([network])
+        loss = found["action"]["nll"]
+        print(f"auto {learner.name}: {_described(trial)} → validation NLL {loss:.4f}, top1 {found['action']['top1']:.3f}")
+        if best is None or loss < best[0]:
+            best = loss, trial
+    assert best is not None
+    print(f"auto {learner.name}: chosen {_described(best[1])}")
+    return best[1]
+
+
+def _described(student: Student) -> str:
+    assert isinstance(student.method, KD) and student.ensemble is not None
+    return (
+        f"λ {student.method.distillation_weight:g}, τ {student.method.temperature:g}, "
+        f"γ {student.ensemble.weights_temperature}"
+    )
+
+
+def _trials(student: Student, learner: Learner) -> Any:
+    """Every student that `auto` may stand for, each once."""
+    method, search = student.method, learner.params.search
+    assert isinstance(method, KD) and student.ensemble is not None
+    shares = search.distillation_weight if method.distillation_weight == "auto" else [method.distillation_weight]
+    temperatures = search.temperature if method.temperature == "auto" else [method.temperature]
+    per_sample = student.ensemble.weights == "per_sample" and student.ensemble.weights_temperature == "auto"
+    gammas: list[Any] = list(search.weights_temperature) if per_sample else [student.ensemble.weights_temperature]
+    for share, (temperature, gamma) in itertools.product(shares, itertools.product(temperatures, gammas)):
+        if share == 0 and (temperature, gamma) != (temperatures[0], gammas[0]):
+            continue
+        truth = 1 - share if method.distillation_weight == "auto" else method.ground_truth_weight
+        update = {"temperature": temperature, "distillation_weight": share, "ground_truth_weight": truth}
+        yield student.model_copy(
+            update={
+                "method": method.model_copy(update=update),
+                "ensemble": Ensemble(
+                    weights=student.ensemble.weights, weights_temperature=gamma, space=student.ensemble.space
+                ),
+            }
+        )

@@ -1,0 +1,144 @@
+"""Stage `extract@<modality>`: raw videos in, a few Arrow shards of rows out.
+
+A finished shard is kept under the work folder by the digest of all that made it, so a killed extraction goes on
+where it stopped and new videos recompute only the shard they fall into.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from tasks.atomic import digest, new_folder, write_json
+from tasks.clips import Clip, read_clips, read_videos
+from tasks.datasets import detections_path, video_path
+from tasks.modalities import AnyModality
+from tasks.modalities.audio import merge
+from tasks.modalities.modality import RawVideo, Span
+from tasks.layout import Workspace
+from tasks.params import Params
+from tasks.progress import Progress
+from tasks.settings import settings
+from tasks.shards import Row, shard_of, write_shard
+
+VERSION = 1
+"""Part of every shard's key: raise it when a change of the code changes the rows."""
+
+
+def run(params: Params, workspace: Workspace, item: str | None) -> None:
+    """Extract the modality `item` of every video in the index."""
+    assert item is not None
+    clips = read_clips(workspace.index)
+    spans = spans_by_video(clips)
+    raws = {
+        name: RawVideo(video_path(workspace.raw, params.data, name), detections_path(workspace.raw, params.data, name), video)
+        for name, video in read_videos(workspace.index).items()
+        if name in spans
+    }
+    extract(item, params.modalities[item], raws, spans, workspace.modality(item), workspace.root / settings().work / "shards")
+
+
+def spans_by_video(clips: list[Clip]) -> dict[str, list[Span]]:
+    """Video → the merged stretches of it that clips need."""
+    spans: dict[str, list[Span]] = {}
+    for clip in clips:
+        spans.setdefault(clip.video, []).append((clip.start_s, clip.stop_s))
+    return {video: merge(stretches) for video, stretches in spans.items()}
+
+
+def extract(
+    name: str,
+    modality: AnyModality,
+    raws: dict[str, RawVideo],
+    spans: dict[str, list[Span]],
+    out: Path,
+    finished: Path,
+) -> None:
+    """Write the shards of `modality` and their manifest to the folder `out`.
+
+    Args:
+        name: of the modality in params.
+        raws: the videos by name.
+        spans: the stretches of each video to cover, seconds.
+        out: made whole or not at all.
+        finished: where finished shards are kept by digest.
+    """
+    members: dict[int, list[str]] = {}
+    for video in sorted(raws):
+        members.setdefault(shard_of(video, modality.shards), []).append(video)
+    jobs: dict[int, tuple[str, list[tuple[RawVideo, list[Span]]]]] = {}
+    for number, videos in sorted(members.items()):
+        work = [(raws[video], spans[video]) for video in videos]
+        sources = [[raw.video.video, raw.video.sha256, raw.video.detections_sha256, span] for raw, span in work]
+        jobs[number] = digest(VERSION, modality.model_dump(), sources), work
+
+    shards: list[dict[str, Any]] = []
+    problems: dict[str, str] = {}
+    with Progress(f"extract {name}", sum(len(work) for _, work in jobs.values()), "videos") as progress:
+        for number, found in _each_shard(modality, jobs, finished, progress.advance):
+            key, _ = jobs[number]
+            shards.append({"file": f"shard-{number:03d}.arrow", "key": key, "videos": members[number]})
+            problems |= found
+    shards.sort(key=lambda shard: str(shard["file"]))
+    with new_folder(out) as folder:
+        for shard in shards:
+            shutil.copyfile(_kept(finished, shard["key"]), folder / shard["file"])
+        manifest = {"modality": name, "params": modality.model_dump(), "shards": shards, "problems": problems}
+        write_json(folder / "manifest.json", manifest)
+    for video, reason in problems.items():
+        print(f"warning: {video} has no {name}: {reason}")
+
+
+def _kept(finished: Path, key: str) -> Path:
+    return finished / f"{key}.arrow"
+
+
+def _each_shard(
+    modality: AnyModality,
+    jobs: dict[int, tuple[str, list[tuple[RawVideo, list[Span]]]]],
+    finished: Path,
+    advance: Callable[[int], None],
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Make every shard that is not there yet, here or in worker processes; gives its number and its problems."""
+    workers = min(settings().loader_workers, len(jobs))
+    if not workers:
+        for number, (key, work) in jobs.items():
+            yield number, _make_shard(modality, key, work, finished)
+            advance(len(work))
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        running = {
+            pool.submit(_make_shard, modality, key, work, finished): number for number, (key, work) in jobs.items()
+        }
+        for future in as_completed(running):
+            yield running[future], future.result()
+            advance(len(jobs[running[future]][1]))
+
+
+def _make_shard(
+    modality: AnyModality, key: str, work: list[tuple[RawVideo, list[Span]]], finished: Path
+) -> dict[str, str]:
+    """Make the shard `key` unless it is there; the videos that could not be read, with the reason."""
+    cv2.setNumThreads(1)
+    problems: dict[str, str] = {}
+    report = finished / f"{key}.json"
+
+    def rows() -> Iterator[tuple[str, Row]]:
+        for raw, spans in work:
+            try:
+                extracted = list(modality.extract(raw, spans))
+            except Exception as error:  # whatever a decoder says of one broken file must not stop the others
+                problems[raw.video.video] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+                continue
+            yield from ((raw.video.video, row) for row in extracted)
+
+    if not report.exists():
+        write_shard(_kept(finished, key), rows())
+        write_json(report, problems)
+        return problems
+    return dict(json.loads(report.read_text(encoding="utf-8")))

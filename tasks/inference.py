@@ -1,0 +1,79 @@
+"""What trained networks say of clips."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from models.network import Logits
+from tasks.batches import batches, chunks, present
+from tasks.clips import Clip
+from tasks.networks import Committee
+from tasks.settings import settings
+from tasks.shards import Shards
+from tasks.views import test_views, training_view
+
+
+def device() -> torch.device:
+    """Where networks run on this machine, by settings."""
+    name = settings().device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def view_logits(
+    committee: Committee,
+    shards: Shards,
+    clips: Sequence[Clip],
+    clips_per_video: int,
+    crops: int,
+    batch: int = 32,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Logits of the test views of every clip.
+
+    Args:
+        committee: the networks; moved to this machine's device.
+        shards: their modality.
+        clips: any clips.
+        clips_per_video: interleaved temporal views of a clip.
+        crops: spatial views of each.
+        batch: views a forward pass.
+
+    Returns:
+        head → float32 (clips, clips_per_video · crops, classes), not calibrated, zeros where the clip lacks
+        the modality; and present, bool (clips,).
+    """
+    spec = committee.spec
+    views = [test_views(clip, spec.views, clips_per_video, crops) for clip in clips]
+    by_name = {clip.clip_id: chosen for clip, chosen in zip(clips, views, strict=True)}
+    return _logits(committee, shards, clips, clips_per_video * crops, lambda clip, n: by_name[clip.clip_id][n], batch)
+
+
+def training_view_logits(
+    committee: Committee, shards: Shards, clips: Sequence[Clip], seed: int, batch: int = 32
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Logits of the training views that the epochs of a training with `seed` cycle through.
+
+    Returns:
+        as `view_logits`, with `views.per_clip` views.
+    """
+    views = committee.spec.views
+    return _logits(
+        committee, shards, clips, views.per_clip, lambda clip, n: training_view(clip, views, seed, n), batch
+    )
+
+
+def _logits(committee: Committee, shards: Shards, clips: Sequence[Clip], count: int, view, batch: int):  # type: ignore[no-untyped-def]
+    spec, there = committee.spec, device()
+    committee.to(there)
+    seen = present(spec.modality_params, shards, clips)
+    filled = {
+        head: np.zeros((len(clips), count, len(classes)), np.float32) for head, classes in spec.heads.items()
+    }
+    places = [(int(row), number) for row in np.flatnonzero(seen) for number in range(count)]
+    for rendered in batches(spec.modality_params, shards, clips, spec.views.size, chunks(places, batch), view):
+        logits: Logits = committee.logits(rendered.inputs.to(there))
+        for head, values in logits.items():
+            filled[head][rendered.rows, rendered.numbers] = values.float().cpu().numpy()
+    return filled, seen

@@ -1,0 +1,240 @@
+"""One network to be trained: what it sees, which clips it learns from, by which method. Used by every training stage."""
+
+import csv
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.calibration import ece, fit_temperature
+from models.distill import Method
+from models.distill.method import Lesson, Losses
+from models.metrics import score, score_action
+from models.network import Network, Output, count_parameters, gmacs
+from tasks.atomic import digest, new_file
+from tasks.batches import Batch, batches, present
+from tasks.clips import Clip, label_indices
+from tasks.errors import UserError
+from tasks.inference import view_logits
+from tasks.layout import Workspace
+from tasks.networks import Committee, Spec
+from tasks.params import Params, Training
+from tasks.settings import settings
+from tasks.shards import Shards
+from tasks.stores import tracking
+from tasks.training import Course, Epoch, fit
+from tasks.views import training_view
+
+CURVE_COLUMNS = ("seed", "member", "epoch", "learning_rate", "train_loss", "val_loss", "val_top1", "seconds")
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a student is told beside the labels, for every view of every training clip.
+
+    Attributes:
+        log_probs: head → float32 (clips, views, classes), mixed and calibrated.
+        present: bool (clips,), whether any teacher saw the clip.
+        digest: names the content.
+    """
+
+    log_probs: dict[str, np.ndarray]
+    present: np.ndarray
+    digest: str
+
+    def of(self, batch: Batch) -> Lesson:
+        """The lesson of a batch, on its device."""
+        rows, numbers = batch.rows.cpu().numpy(), batch.numbers.cpu().numpy()
+        there = batch.inputs.device
+        return Lesson(
+            {
+                head: torch.from_numpy(values[rows, numbers % values.shape[1]]).to(there)
+                for head, values in self.log_probs.items()
+            },
+            torch.from_numpy(self.present[rows]).to(there),
+        )
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Everything that the trainings of one stage share.
+
+    Attributes:
+        params: all of params.yaml.
+        workspace: where to read shards and keep checkpoints.
+        stage: train_teacher or distill.
+        name: of the teacher or student.
+        spec: what is built.
+        training: the budget.
+        method: the loss.
+        shards: the rows of its modality.
+        validation: the clips of val that have the modality.
+    """
+
+    params: Params
+    workspace: Workspace
+    stage: str
+    name: str
+    spec: Spec
+    training: Training
+    method: Method
+    shards: Shards
+    validation: list[Clip]
+
+    def seen(self, clips: Sequence[Clip]) -> np.ndarray:
+        """Whether each clip has the modality, bool (clips,)."""
+        return present(self.spec.modality_params, self.shards, clips)
+
+    def train(
+        self, clips: list[Clip], lessons: Lessons | None, seed: int, member: int, training: Training | None = None
+    ) -> tuple[Network, list[Epoch], str]:
+        """Train one network on `clips`; the network, its history and its MLflow run ('' without MLflow).
+
+        A training that was finished before (same data, params, seed) is taken from its checkpoint.
+
+        Args:
+            clips: that it learns from, all with the modality.
+            lessons: of these clips, in their order.
+            seed: of everything random.
+            member: which network of its committee.
+            training: another budget than the learner's own.
+        """
+        training = training or self.training
+        labels = {
+            head: torch.from_numpy(values) for head, values in label_indices(clips, self.params.data.heads).items()
+        }
+        title = f"{self.stage}@{self.name}" + (f" seed {seed}" if len(self.params.seeds) > 1 else "")
+        checkpoint = self.workspace.root / settings().work / "trainings" / f"{self._key(clips, lessons, seed, member, training)}.pt"
+
+        def objective(output: Output, batch: Batch) -> Losses:
+            truth = {head: values[batch.rows.cpu()].to(batch.inputs.device) for head, values in labels.items()}
+            return self.method.loss(output, lessons.of(batch) if lessons else None, truth)
+
+        torch.manual_seed(int(np.random.SeedSequence([seed, member, 1]).generate_state(1)[0]))
+        network = self.spec.new_network()
+        finished = checkpoint.exists()
+        tags = {"item": self.name, "seed": str(seed), "member": str(member), "method": self.method.kind}
+        described = {
+            "training": training.model_dump(),
+            "method": self.method.model_dump(),
+            "backbone": self.spec.backbone.model_dump(),
+            "modality": self.spec.modality,
+            "views": self.spec.views.model_dump(),
+            "clips": len(clips),
+        }
+        data = digest(self.shards.digest, [clip.clip_id for clip in clips])
+        run_name = f"{self.stage}@{self.name} seed {seed}" + (f" member {member}" if member else "")
+        with tracking.run(
+            self.workspace, run_name, self.stage, described, tags | {"resumed": str(finished)}, data, self.params.data.name
+        ) as run:
+            network, history = fit(
+                network,
+                Course(
+                    title=f"{title} network {member + 1}" if self.stage == "train_teacher" else title,
+                    training=training,
+                    seed=seed,
+                    clips=len(clips),
+                    batches=functools.partial(self._batches, clips, seed),
+                    objective=objective,
+                    validate=self.validate,
+                    checkpoint=checkpoint,
+                    log=lambda figures: run.log({k: v for k, v in figures.items() if k != "epoch"}, int(figures["epoch"])),
+                ),
+            )
+            return network, history, run.id
+
+    def _key(
+        self, clips: list[Clip], lessons: Lessons | None, seed: int, member: int, training: Training
+    ) -> str:
+        """Names everything that a training depends on."""
+        return digest(
+            self.spec.model_dump(),
+            training.model_dump(),
+            self.method.model_dump(),
+            self.params.threads,
+            self.shards.digest,
+            [(clip.clip_id, clip.start_s, clip.stop_s, dict(clip.labels)) for clip in clips],
+            [clip.clip_id for clip in self.validation],
+            lessons.digest if lessons else None,
+            seed,
+            member,
+        )
+
+    def _batches(
+        self, clips: list[Clip], seed: int, places: Sequence[Sequence[tuple[int, int]]]
+    ) -> Iterable[Batch]:
+        views = self.spec.views
+        return batches(
+            self.spec.modality_params,
+            self.shards,
+            clips,
+            views.size,
+            places,
+            lambda clip, number: training_view(clip, views, seed, number),
+        )
+
+    def validate(self, network: Network) -> dict[str, float]:
+        """Loss (mean over heads of the NLL) and action top-1 of one network on the validation clips."""
+        if not self.validation:
+            return {}
+        committee = Committee(self.spec, [network], {})
+        logits, labels = self.predictions(committee)
+        losses = [score(values, labels[head]).nll.mean() for head, values in logits.items()]
+        return {
+            "val_loss": float(torch.stack(losses).mean()),
+            "val_top1": float(score_action(logits, labels).top1.double().mean()),
+        }
+
+    def predictions(self, committee: Committee) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """The committee's raw logits on the validation clips, one view each, and their labels."""
+        views, _ = view_logits(committee, self.shards, self.validation, 1, 1)
+        labels = label_indices(self.validation, self.params.data.heads)
+        return (
+            {head: torch.from_numpy(values[:, 0]) for head, values in views.items()},
+            {head: torch.from_numpy(values) for head, values in labels.items()},
+        )
+
+    def finish(self, members: list[Network]) -> tuple[Committee, dict[str, dict[str, float]]]:
+        """The committee of these members with its temperature fitted on validation, and its figures there."""
+        committee = Committee(self.spec, members, dict.fromkeys(self.spec.heads, 1.0))
+        if not self.validation:
+            raise UserError(
+                f"no validation clip has the modality {self.spec.modality}, so {self.name} cannot be calibrated",
+                remedy=f"remove {self.name} from params.yaml or choose another split",
+            )
+        logits, labels = self.predictions(committee)
+        committee.temperature = {head: fit_temperature(values, labels[head]) for head, values in logits.items()}
+        return committee, figures(committee.calibrated(logits), labels, self.params.evaluate.bins)
+
+    def cost(self) -> dict[str, float]:
+        """Parameters and 10⁹ multiply-adds of one view through one network."""
+        network = Committee(self.spec, [self.spec.new_network()], {}).members[0]
+        return {"params_count": count_parameters(network), "gmacs": gmacs(network, self.spec.example())}
+
+
+def figures(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], bins: int) -> dict[str, dict[str, float]]:
+    """top1, nll and ece of calibrated logits for every head, and top1 and nll of the action (all heads right)."""
+    found = {
+        head: {
+            "top1": float(score(values, labels[head]).top1.double().mean()),
+            "nll": float(score(values, labels[head]).nll.mean()),
+            "ece": ece(values.softmax(-1), labels[head], bins),
+        }
+        for head, values in logits.items()
+    }
+    action = score_action(logits, labels)
+    return {"action": {"top1": float(action.top1.double().mean()), "nll": float(action.nll.mean())}} | found
+
+
+def write_curves(file: Path, histories: dict[tuple[int, int], list[Epoch]]) -> None:
+    """Write curves.csv from the histories of (seed, member)."""
+    with new_file(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, CURVE_COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for (seed, member), history in histories.items():
+            rows: list[dict[str, Any]] = [{"seed": seed, "member": member, **epoch} for epoch in history]
+            writer.writerows(rows)

@@ -1,0 +1,61 @@
+"""Optical flow: how far every point of the picture moves, measured between stored moments (DIS, Kroeger 2016)."""
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal
+
+import cv2
+import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from tasks.modalities.frames import crop, grid_indices, shrink
+from tasks.modalities.modality import Modality, RawVideo, Span
+from tasks.shards import Row, Rows
+from tasks.stores.video import open_video
+from tasks.views import View
+
+_LEVELS = 127
+
+
+class Flow(Modality):
+    """Dense flow at a fixed rate. Rendered: (frames, 2, size, size), right and down, ±1 at `bound_per_s`."""
+
+    kind: Literal["flow"]
+    short_side: PositiveInt = Field(description="At which flow is measured and stored, in pixels.")
+    rate_hz: PositiveFloat = Field(description="Moments a second between which flow is measured.")
+    bound_per_s: PositiveFloat = Field(description="Speed that is cut off, in short sides of the frame a second.")
+    channels: ClassVar[int] = 2
+
+    def extract(self, raw: RawVideo, spans: Sequence[Span]) -> Iterator[Row]:
+        """One row a pair of neighbouring moments: a PNG of the speeds in 8 bits, `right` above `down`."""
+        measure = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        with open_video(raw.path, raw.video.reader) as reader:
+            indices = grid_indices(reader.times_s, spans, self.rate_hz)
+            previous: tuple[float, np.ndarray] | None = None
+            for index, frame in zip(indices, reader.frames(indices), strict=True):
+                time_s = float(reader.times_s[index])
+                grey = cv2.cvtColor(shrink(frame, self.short_side), cv2.COLOR_RGB2GRAY)
+                if previous is not None and time_s - previous[0] < 2.5 / self.rate_hz:  # else: another span
+                    moved = measure.calc(previous[1], grey, None)
+                    speed = moved / min(grey.shape) / (time_s - previous[0])
+                    yield Row(previous[0], raw.aspect, self._encode(speed))
+                previous = time_s, grey
+
+    def _encode(self, speed: np.ndarray) -> bytes:
+        levels = np.clip(np.rint(speed / self.bound_per_s * _LEVELS), -_LEVELS, _LEVELS) + 128
+        stacked = np.concatenate([levels[..., 0], levels[..., 1]]).astype(np.uint8)
+        _, png = cv2.imencode(".png", stacked, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        return bytes(png.tobytes())
+
+    def render(self, rows: Rows, view: View, size: int) -> np.ndarray:
+        """The view's flow with its crop and flip: zooming in makes motion larger, mirroring turns `right`."""
+        window = view.window(rows.aspect)
+        frames = np.empty((len(view.times_s), 2, size, size), np.float32)
+        for place, time_s in enumerate(view.times_s):
+            png = np.frombuffer(rows.payload(rows.nearest(time_s)), np.uint8)
+            right, down = np.split(cv2.imdecode(png, cv2.IMREAD_GRAYSCALE), 2)
+            frames[place, 0] = crop(right, window, size)
+            frames[place, 1] = crop(down, window, size)
+        frames = (frames - 128) / _LEVELS * view.zoom
+        if view.flip:
+            frames = frames[..., ::-1] * np.array([-1, 1], np.float32)[:, None, None]
+        return np.ascontiguousarray(frames, dtype=np.float32)

@@ -1,0 +1,58 @@
+"""What a modality is: it takes rows out of a raw video once, and renders views from them ever after."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from tasks.clips import Clip, Video
+from tasks.section import Section
+from tasks.shards import Row, Rows
+from tasks.views import View
+
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class RawVideo:
+    """One video of data/raw and what the index knows of it."""
+
+    path: Path
+    detections: Path
+    """Its detections file, whether or not there is one (`video.detections` says)."""
+    video: Video
+
+    @property
+    def aspect(self) -> float:
+        """Width over height as displayed."""
+        return self.video.width / self.video.height
+
+
+class Modality(Section):
+    """Params of one modality and how it is extracted and rendered. Subclasses add `kind` and their numbers."""
+
+    shards: int
+    channels: ClassVar[int]
+    """Channels of a rendered frame, as the backbone needs them."""
+
+    @abstractmethod
+    def extract(self, raw: RawVideo, spans: Sequence[Span]) -> Iterator[Row]:
+        """The rows of `raw` that cover the time spans (start_s, stop_s), rising; none where it lacks the modality."""
+
+    @abstractmethod
+    def render(self, rows: Rows, view: View, size: int) -> np.ndarray:
+        """What a network sees of `view`, float32, frames first; shape per modality, see models/network.py."""
+
+    def shape(self, frames: int, size: int) -> tuple[int, ...]:
+        """The shape that `render` gives for so many frames of this size."""
+        return frames, self.channels, size, size
+
+    def covers(self, rows: Rows | None, clip: Clip) -> bool:
+        """Whether `clip` has this modality: at least one row within the clip."""
+        if rows is None:
+            return False
+        first = np.searchsorted(rows.times_s, clip.start_s - 1e-9)
+        return bool(first < len(rows.times_s) and rows.times_s[first] < clip.stop_s)

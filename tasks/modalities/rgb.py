@@ -1,0 +1,67 @@
+"""RGB frames: the one modality that is there at inference."""
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal
+
+import cv2
+import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from tasks.modalities.frames import crop, grid_indices, shrink
+from tasks.modalities.modality import Modality, RawVideo, Span
+from tasks.shards import Row, Rows
+from tasks.stores.video import open_video
+from tasks.views import View
+
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+
+class Rgb(Modality):
+    """JPEG frames at a fixed rate, short side resized. Rendered: (frames, 3, size, size), 0..1."""
+
+    kind: Literal["rgb"]
+    short_side: PositiveInt = Field(description="Of the stored frames, in pixels; smaller ones stay as they are.")
+    rate_hz: PositiveFloat = Field(description="Stored frames a second; no more than the video has.")
+    quality: int = Field(ge=1, le=100, description="Of the JPEG.")
+    channels: ClassVar[int] = 3
+
+    def extract(self, raw: RawVideo, spans: Sequence[Span]) -> Iterator[Row]:
+        """One row a stored frame, its payload the JPEG."""
+        with open_video(raw.path, raw.video.reader) as reader:
+            indices = grid_indices(reader.times_s, spans, self.rate_hz)
+            for index, frame in zip(indices, reader.frames(indices), strict=True):
+                picture = cv2.cvtColor(shrink(frame, self.short_side), cv2.COLOR_RGB2BGR)
+                _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
+                yield Row(float(reader.times_s[index]), raw.aspect, jpeg.tobytes())
+
+    def render(self, rows: Rows, view: View, size: int) -> np.ndarray:
+        """The view's frames with its crop, flip and colours, float32 (frames, 3, size, size), 0..1."""
+        window = view.window(rows.aspect)
+        frames = np.empty((len(view.times_s), size, size, 3), np.float32)
+        for place, time_s in enumerate(view.times_s):
+            jpeg = np.frombuffer(rows.payload(rows.nearest(time_s)), np.uint8)
+            picture = cv2.cvtColor(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            frames[place] = crop(picture, window, size)
+        frames /= 255.0
+        matrix, offset = colours(view)
+        if not np.array_equal(matrix, np.eye(3)) or offset.any():
+            frames = np.clip(frames @ matrix.T + offset, 0, 1)
+        if view.flip:
+            frames = frames[:, :, ::-1]
+        return np.ascontiguousarray(frames.transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def colours(view: View) -> tuple[np.ndarray, np.ndarray]:
+    """The view's colour change as (matrix (3, 3), offset (3,)) on RGB in 0..1.
+
+    In order: brightness scales, contrast pulls towards or away from mid grey, saturation towards or away from
+    the luma, hue turns the chroma plane of YIQ. One affine map for the whole view, so frames stay consistent.
+    """
+    grey = np.outer(np.ones(3), _LUMA)
+    saturate = view.saturation * np.eye(3) + (1 - view.saturation) * grey
+    to_yiq = np.array([_LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    angle = 2 * np.pi * view.hue
+    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    hue = np.linalg.inv(to_yiq) @ turn @ to_yiq if view.hue else np.eye(3)
+    linear = hue @ saturate
+    return view.brightness * view.contrast * linear, linear @ np.full(3, 0.5 * (1 - view.contrast))

@@ -1,0 +1,98 @@
+"""Trained networks on disk: safetensors and the spec that says how to use them. Nothing here is pickled."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.backbones import Backbone
+from models.calibration import apply
+from models.network import Logits, Network, build
+from tasks.atomic import write_text
+from tasks.errors import UserError
+from tasks.modalities import AnyModality
+from tasks.section import Section
+from tasks.views import Views
+
+
+class Spec(Section):
+    """All that is needed to use a trained network, stored beside its weights as spec.json."""
+
+    modality: str
+    modality_params: AnyModality
+    views: Views
+    heads: dict[str, list[str]]
+    backbone: Backbone
+
+    def new_network(self) -> Network:
+        """A network with fresh weights drawn from torch's generator (or the backbone's pretrained ones)."""
+        counts = {head: len(classes) for head, classes in self.heads.items()}
+        return build(self.backbone, self.modality_params.channels, counts)
+
+    def example(self) -> Tensor:
+        """An input of one clip, zeros, in the shape that the modality renders."""
+        return torch.zeros(1, *self.modality_params.shape(self.views.frames, self.views.size))
+
+
+class Committee:
+    """One or more networks of one spec whose logits are averaged. A student has one member.
+
+    Args:
+        spec: shared by all members.
+        members: the networks, on one device.
+        temperature: per head, fitted on validation; it ships with the networks.
+    """
+
+    def __init__(self, spec: Spec, members: list[Network], temperature: Mapping[str, float]):
+        self.spec = spec
+        self.members = [member.eval() for member in members]
+        self.temperature = dict(temperature)
+
+    @torch.inference_mode()
+    def logits(self, inputs: Tensor) -> Logits:
+        """The members' mean logits of a batch (batch, frames, …), not calibrated."""
+        outputs = [member(inputs).logits for member in self.members]
+        return {head: torch.stack([output[head] for output in outputs]).mean(0) for head in self.spec.heads}
+
+    def calibrated(self, logits: Logits) -> Logits:
+        """Logits divided by the shipped temperature of their head; average views before."""
+        return {head: apply(values, self.temperature[head]) for head, values in logits.items()}
+
+    def to(self, device: str | torch.device) -> "Committee":
+        """Itself, its members moved to `device`."""
+        for member in self.members:
+            member.to(device)
+        return self
+
+    def save(self, folder: Path) -> None:
+        """Write spec.json and weights-<k>.safetensors into `folder`, which exists."""
+        spec = self.spec.model_dump(mode="json")
+        if "pretrained" in spec["backbone"]:
+            spec["backbone"]["pretrained"] = False  # the weights are in the file; nothing to fetch or find
+        for number, member in enumerate(self.members):
+            weights = {name: value.detach().cpu().contiguous() for name, value in member.state_dict().items()}
+            save_file(weights, folder / f"weights-{number}.safetensors")
+        content = {"spec": spec, "members": len(self.members), "temperature": self.temperature}
+        write_text(folder / "spec.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Committee":
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the folder does not hold a whole committee.
+        """
+        try:
+            content = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+            spec = Spec.model_validate(content["spec"])
+            members = []
+            for number in range(content["members"]):
+                network = spec.new_network()
+                network.load_state_dict(load_file(folder / f"weights-{number}.safetensors"))
+                members.append(network)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise UserError(f"no usable network: {error}", file=folder, remedy="run `dvc repro` or `dvc pull`") from None
+        return cls(spec, members, content["temperature"])

@@ -1,0 +1,280 @@
+"""What params.yaml may say. Params decide the numbers; nothing here has a default that could hide one."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from models.backbones import Backbone
+from models.distill import Method
+from tasks.errors import UserError
+from tasks.modalities import AnyModality
+from tasks.section import Section
+from tasks.views import Views
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=40)]
+
+
+class Data(Section):
+    """What the raw folder holds and how it is split."""
+
+    name: str = Field(min_length=1, description="Shown in reports and MLflow.")
+    format: str = Field(description="A reader of tasks/datasets: folder, epic_kitchens, …")
+    heads: dict[Name, list[str]] = Field(min_length=1, description="Label heads and their classes, in order.")
+    validation_share: Share = Field(description="Share of the groups that becomes val where no split says so.")
+    test_share: Share = Field(description="Share of the groups that becomes test where no split says so.")
+    split_seed: NonNegativeInt = Field(description="Seed of that draw.")
+    slices: list[str] = Field(description="Columns of annotations.csv that get a per-slice table.")
+
+    @model_validator(mode="after")
+    def _classes_are_distinct(self) -> "Data":
+        for head, classes in self.heads.items():
+            if len(set(classes)) != len(classes):
+                raise ValueError(f"head {head} names a class twice")
+            if len(classes) < 2:
+                raise ValueError(f"head {head} has {len(classes)} class; there is nothing to recognise")
+        return self
+
+
+class Training(Section):
+    """The budget and recipe of one training, the same loop for teachers, baseline and student."""
+
+    epochs: PositiveInt
+    batch: PositiveInt = Field(description="Clips a step.")
+    learning_rate: PositiveFloat = Field(description="Peak rate of AdamW.")
+    weight_decay: NonNegativeFloat
+    warmup_epochs: NonNegativeInt = Field(description="Linear rise of the rate from zero.")
+    decay: Literal["linear", "cosine"] = Field(description="Fall of the rate from its peak to zero.")
+    clip_norm: PositiveFloat = Field(description="Largest norm of a gradient.")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Decay of the moving average of the weights, which is what is kept; 0 keeps the last weights."
+    )
+    precision: Literal["float32", "bfloat16"] = Field(description="Arithmetic of the forward pass (AMP).")
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "Training":
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be less than epochs ({self.epochs})")
+        return self
+
+
+class Teacher(Section):
+    """One teacher: a network that sees one modality, trained on labels."""
+
+    modality: Name
+    folds: PositiveInt = Field(
+        description="Networks trained, each without one fold of the training groups, so that teachings on "
+        "training clips are out-of-fold; the teacher is their mean. 1: one network on all training clips, "
+        "whose teachings on them are what it memorised (as in the paper)."
+    )
+    backbone: Backbone
+    training: Training
+
+
+class Search(Section):
+    """How `auto` is resolved: short trainings, the lowest validation NLL wins."""
+
+    epochs: PositiveInt = Field(description="Epochs of a trial.")
+    temperature: list[PositiveFloat] = Field(min_length=1, description="Candidates for τ.")
+    distillation_weight: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+        min_length=1, description="Candidates for λ_KD; λ_GT is 1 − λ_KD. With 0 among them, no teacher is one."
+    )
+    weights_temperature: list[PositiveFloat] = Field(min_length=1, description="Candidates for γ.")
+
+
+class Ensemble(Section):
+    """How the teachers' predictions become one lesson."""
+
+    weights: Literal["uniform", "per_sample", "data_set"]
+    weights_temperature: PositiveFloat | Literal["auto"] = Field(description="γ; large: uniform; small: the best.")
+    space: Literal["logits", "probs"] = Field(description="Where calibrated predictions are averaged.")
+
+
+class Student(Section):
+    """One student: a network that sees RGB alone."""
+
+    learns_from: Literal["data/index", "artifacts/teachings"] | Annotated[
+        str, Field(pattern=r"^artifacts/teachings/[a-z][a-z0-9_-]*$")
+    ] = Field(
+        description="The path of what it learns from beside RGB, so that DVC can follow it: data/index (labels "
+        "alone), artifacts/teachings (all teachers) or artifacts/teachings/<teacher>."
+    )
+    backbone: Backbone
+    training: Training
+    method: Method
+    ensemble: Ensemble | None
+
+    @model_validator(mode="after")
+    def _lesson_has_a_mix(self) -> "Student":
+        if self.hears_teachers and self.ensemble is None:
+            raise ValueError("a student that learns from teachings needs an `ensemble` section")
+        return self
+
+    @property
+    def hears_teachers(self) -> bool:
+        """Whether it learns from teachings, not from labels alone."""
+        return self.learns_from != "data/index"
+
+
+class Evaluate(Section):
+    """What the report measures."""
+
+    clips: list[PositiveInt] = Field(min_length=1, description="Numbers of interleaved clips in the views sweep.")
+    crops: list[Literal[1, 3]] = Field(min_length=1, description="Numbers of crops in the views sweep.")
+    bins: PositiveInt = Field(description="Equal-width bins of the ECE.")
+    bootstrap: PositiveInt = Field(description="Resamples behind a 95 % interval.")
+
+
+class Register(Section):
+    """What goes to the MLflow registry."""
+
+    student: str = Field(description="A student's name, or auto: the one with the best validation NLL.")
+    head: str = Field(description="The head the choice and the summary look at; action: all heads right.")
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    data: Data
+    seeds: list[NonNegativeInt] = Field(min_length=1, description="Every training is done once a seed.")
+    threads: PositiveInt = Field(
+        description="CPU threads of a stage: part of the params because sums in another order round differently."
+    )
+    views: Views
+    modalities: dict[Name, AnyModality] = Field(min_length=1)
+    teachers: dict[Name, Teacher]
+    students: dict[Name, Student] = Field(min_length=1)
+    search: Search
+    evaluate: Evaluate
+    register_: Register = Field(alias="register")
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> "Params":
+        if "rgb" not in self.modalities:
+            raise ValueError("modalities: rgb is missing; it is what a student sees")
+        for name, teacher in self.teachers.items():
+            _known(f"teachers.{name}.modality", teacher.modality, self.modalities)
+        for name, student in self.students.items():
+            if student.learns_from.startswith("artifacts/teachings/"):
+                _known(f"students.{name}.learns_from", student.learns_from.rpartition("/")[2], self.teachers)
+        if self.register_.student != "auto":
+            _known("register.student", self.register_.student, self.students)
+        _known("register.head", self.register_.head, [*self.data.heads, "action"])
+        return self
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Head → number of its classes."""
+        return {head: len(classes) for head, classes in self.data.heads.items()}
+
+
+def _known(where: str, name: str, names: Any) -> None:
+    if name not in names:
+        raise ValueError(f"{where}: there is no {name!r}{_suggestion(name, names)}")
+
+
+def _suggestion(name: str, names: Any) -> str:
+    near = difflib.get_close_matches(str(name), [str(n) for n in names], n=1)
+    return f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(map(str, names))})"
+
+
+def _fields_at(place: tuple[int | str, ...]) -> list[str]:
+    """The keys that params.yaml allows beside the one at `place`."""
+    model: Any = Params
+    for part in place[:-1]:
+        model = _step(model, part)
+        if model is None:
+            return []
+    fields = getattr(model, "model_fields", {})
+    return [field.alias or name for name, field in fields.items()]
+
+
+def _step(model: Any, part: int | str) -> Any:
+    """The model one key further down, through dicts, optionals and unions tagged by `kind`."""
+    if hasattr(model, "model_fields"):
+        for name, field in model.model_fields.items():
+            if part in (name, field.alias):
+                return field.annotation
+        return None
+    choices = [choice for choice in getattr(model, "__args__", ()) if choice not in (str, type(None))]
+    for choice in choices:
+        for candidate in (choice, *getattr(choice, "__args__", ())):
+            kind = getattr(candidate, "model_fields", {}).get("kind")
+            if kind is not None and part in getattr(kind.annotation, "__args__", ()):
+                return candidate
+    models = [choice for choice in choices if hasattr(choice, "model_fields") or hasattr(choice, "__args__")]
+    return models[0] if models else None
+
+
+def _row_of(text: str, place: tuple[int | str, ...]) -> int | None:
+    """The row of params.yaml in which the value at `place` stands."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    row = None
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if found is None:
+                continue  # a union's tag is part of pydantic's place but not of the file
+            row, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            row = node.start_mark.line + 1
+    return row
+
+
+def parse(text: str, file: Path) -> Params:
+    """Params from the text of `file`.
+
+    Raises:
+        UserError: not YAML, an unknown key (with the nearest known one), a missing or impossible value;
+            names file and row.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise UserError(
+            f"not valid YAML: {getattr(error, 'problem', error)}",
+            file=file,
+            row=None if mark is None else mark.line + 1,
+        ) from None
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        first, *others = error.errors()
+        place = first["loc"]
+        name = ".".join(str(part) for part in place)
+        if first["type"] == "extra_forbidden":
+            message = f"unknown key {name}{_suggestion(str(place[-1]), _fields_at(place))}"
+        elif first["type"] == "missing":
+            message = f"missing key {name}"
+        else:
+            message = f"{name}: {first['msg'].removeprefix('Value error, ')}" if name else first["msg"]
+        more = f"{len(others)} more problem(s) after this one" if others else ""
+        raise UserError(
+            message.removeprefix("Value error, "), file=file, row=_row_of(text, place), remedy=more
+        ) from None
+
+
+def load(file: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        UserError: see `parse`; also when the file is missing.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError("not found", file=file, remedy="run this inside a clone of the project") from None
+    return parse(text, file)

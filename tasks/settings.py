@@ -1,0 +1,36 @@
+"""Where things run: environment variables `UNDERSTUDY_*`. A setting never changes a result; params do that."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Places and sizes of this machine.
+
+    Every field is read from the environment variable of its name with the prefix `UNDERSTUDY_`,
+    for example `UNDERSTUDY_SLOTS=4 understudy run`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="UNDERSTUDY_", frozen=True)
+
+    work: Path = Field(
+        default=Path(".understudy"),
+        description="Scratch that outlives a killed run: checkpoints, finished shards, locks, the local "
+        "MLflow store. Safe to delete when nothing runs.",
+    )
+    device: str = Field(default="auto", description="torch device for training; auto: cuda if there is one.")
+    loader_workers: int = Field(default=0, ge=0, description="Processes that decode views for a training.")
+    slots: PositiveInt = Field(
+        default_factory=lambda: max(1, len(os.sched_getaffinity(0))),
+        description="Stages that `understudy run` runs side by side; each stage uses one CPU thread or GPU.",
+    )
+    max_video_bytes: PositiveInt = Field(default=20 * 2**30, description="Larger videos go to quarantine.")
+    decode_timeout_s: float = Field(default=120.0, gt=0, description="A probe of one video may take this long.")
+
+
+def settings() -> Settings:
+    """The settings of this process, read anew from the environment."""
+    return Settings()

@@ -1,0 +1,134 @@
+"""Stage `teach@<teacher>`: what a teacher says of every training view, out-of-fold and calibrated.
+
+A training view is a pure function of (clip, seed, number), so this bank is computed once and reused by every
+student, method and sweep. A clip's teaching comes from the one network that never saw the clip's group; with
+folds: 1 there is none, and the teaching is what the network memorised (methods.md, defect 2).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from models.calibration import fit_temperature
+from tasks.atomic import new_folder, write_json
+from tasks.clips import Clip, label_indices, read_clips
+from tasks.errors import UserError
+from tasks.inference import training_view_logits, view_logits
+from tasks.layout import Workspace
+from tasks.learner import Learner
+from tasks.networks import Committee
+from tasks.params import Params
+from tasks.train_teacher import fold_of, teacher_learner
+
+
+@dataclass(frozen=True)
+class Teachings:
+    """The bank of one teacher and seed: calibrated logits.
+
+    Attributes:
+        train: head → float32 (clips, views, classes), for the training clips in the order of the index.
+        train_present: bool (clips,): the clip has the teacher's modality.
+        val: head → float32 (clips, classes), one test view of every validation clip.
+        val_present: bool (clips,).
+    """
+
+    train: dict[str, np.ndarray]
+    train_present: np.ndarray
+    val: dict[str, np.ndarray]
+    val_present: np.ndarray
+
+    def save(self, file: Path) -> None:
+        """Write to one safetensors file."""
+        tensors = {f"train/{head}": values for head, values in self.train.items()}
+        tensors |= {f"val/{head}": values for head, values in self.val.items()}
+        save_file(tensors | {"train_present": self.train_present, "val_present": self.val_present}, file)
+
+    @classmethod
+    def load(cls, file: Path) -> "Teachings":
+        """Read what `save` wrote."""
+        tensors = load_file(file)
+
+        def part(split: str) -> dict[str, np.ndarray]:
+            prefix = f"{split}/"
+            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+        return cls(part("train"), tensors["train_present"], part("val"), tensors["val_present"])
+
+
+def run(params: Params, workspace: Workspace, item: str | None) -> None:
+    """Write artifacts/teachings/<item> for every seed."""
+    assert item is not None
+    learner = teacher_learner(params, workspace, item)
+    train, validation = read_clips(workspace.index, "train"), read_clips(workspace.index, "val")
+    with new_folder(workspace.teachings / item) as folder:
+        for seed in params.seeds:
+            committee = Committee.load(workspace.teacher(item) / f"seed-{seed}")
+            teach(learner, committee, train, validation, seed).save(folder / f"seed-{seed}.safetensors")
+            print(f"teach {item}: {len(train)} clips × {params.views.per_clip} views, seed {seed}")
+        names = {"train": [clip.clip_id for clip in train], "val": [clip.clip_id for clip in validation]}
+        write_json(folder / "clips.json", names)
+
+
+def teach(
+    learner: Learner, committee: Committee, train: list[Clip], validation: list[Clip], seed: int
+) -> Teachings:
+    """What the committee says of the training views and of the validation clips.
+
+    Out-of-fold predictions get a temperature of their own, fitted on themselves: a single network is calibrated
+    otherwise than the committee's mean.
+    """
+    out_of_fold, seen = _out_of_fold(learner, committee, train, seed)
+    labels = label_indices(train, learner.params.data.heads)
+    cross_fitted = len(committee.members) > 1
+    calibrated = {}
+    for head, values in out_of_fold.items():
+        temperature = committee.temperature[head]
+        if cross_fitted:
+            flat = torch.from_numpy(values[seen].reshape(-1, values.shape[-1]))
+            truth = torch.from_numpy(labels[head][seen]).repeat_interleave(values.shape[1])
+            temperature = fit_temperature(flat, truth)
+        calibrated[head] = values / np.float32(temperature)
+    said, heard = view_logits(committee, learner.shards, validation, 1, 1)
+    val = {head: values[:, 0] / np.float32(committee.temperature[head]) for head, values in said.items()}
+    return Teachings(calibrated, seen, val, heard)
+
+
+def _out_of_fold(
+    learner: Learner, committee: Committee, clips: list[Clip], seed: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Raw logits of every training view by the member that did not learn from the clip, and who was seen."""
+    assigned = np.array(fold_of(learner, clips))
+    if len(committee.members) == 1:
+        return training_view_logits(committee, learner.shards, clips, seed)
+    filled: dict[str, np.ndarray] = {}
+    seen = np.zeros(len(clips), bool)
+    for fold, member in enumerate(committee.members):
+        rows = np.flatnonzero(assigned == fold)
+        alone = Committee(committee.spec, [member], committee.temperature)
+        logits, there = training_view_logits(alone, learner.shards, [clips[row] for row in rows], seed)
+        seen[rows] = there
+        for head, values in logits.items():
+            filled.setdefault(head, np.zeros((len(clips), *values.shape[1:]), np.float32))[rows] = values
+    return filled, seen
+
+
+def load_bank(folder: Path, teachers: list[str], seed: int, train: list[Clip], validation: list[Clip]) -> dict[str, Teachings]:
+    """The teachings of several teachers, checked to be of just these clips.
+
+    Raises:
+        UserError: a teacher's folder is missing or speaks of other clips.
+    """
+    bank = {}
+    for name in teachers:
+        file = folder / name / f"seed-{seed}.safetensors"
+        if not file.exists():
+            raise UserError("no teachings", file=file, remedy=f"run `dvc repro teach@{name}`")
+        clips = json.loads((folder / name / "clips.json").read_text(encoding="utf-8"))
+        if clips != {"train": [c.clip_id for c in train], "val": [c.clip_id for c in validation]}:
+            raise UserError("these teachings are of other clips", file=file, remedy=f"run `dvc repro teach@{name}`")
+        bank[name] = Teachings.load(file)
+    return bank

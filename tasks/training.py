@@ -1,0 +1,187 @@
+"""The one training loop, for teachers, baseline and students: AMP, clipping, warm-up, EMA, exact resume.
+
+A training is a pure function of its arguments: the order of clips and the randomness of dropout are drawn anew
+for every epoch from (seed, epoch). So a checkpoint at the end of an epoch is all that a killed run needs to end
+in the same weights as one that was left alone (on the CPU to the bit).
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import timm.optim
+import torch
+from timm.utils import ModelEmaV3
+
+from models.distill.method import Losses
+from models.network import Network, Output
+from tasks.atomic import new_file
+from tasks.batches import Batch
+from tasks.errors import UserError
+from tasks.inference import device
+from tasks.params import Training
+from tasks.progress import Progress
+
+Epoch = dict[str, float]
+"""What an epoch came to: epoch, learning_rate, train_loss, the losses' parts, validation figures, seconds."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """One training, told apart from all others.
+
+    Attributes:
+        title: shown while it runs.
+        training: budget and recipe.
+        seed: of weights, order and dropout.
+        clips: how many clips an epoch shows.
+        batches: renders the batches of (row, view number) pairs it is given.
+        objective: loss of what the network says of a batch.
+        validate: figures of the network as it stands, prefixed `val_`.
+        checkpoint: file that outlives a killed run; named by everything the training depends on.
+        log: told of every epoch that is done now (not of those that a resumed run had done before).
+    """
+
+    title: str
+    training: Training
+    seed: int
+    clips: int
+    batches: Callable[[Sequence[Sequence[tuple[int, int]]]], Iterable[Batch]]
+    objective: Callable[[Output, Batch], Losses]
+    validate: Callable[[Network], dict[str, float]]
+    checkpoint: Path
+    log: Callable[[Epoch], None]
+
+
+def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
+    """Train `network` to the end of its course, from its checkpoint if there is one.
+
+    Returns:
+        the network to keep (the moving average of the weights if `training.ema`), on the CPU in evaluation
+        mode, and the history of all epochs.
+
+    Raises:
+        UserError: a loss that is not a number; nothing that was done before is lost.
+    """
+    training, there = course.training, device()
+    network.to(there)
+    groups = timm.optim.param_groups_weight_decay(network, training.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=training.learning_rate)
+    average = ModelEmaV3(network, decay=training.ema) if training.ema else None
+    history = _resume(course.checkpoint, network, optimizer, average)
+    steps = max(1, course.clips // training.batch)
+    with Progress(course.title, training.epochs, "epochs") as progress:
+        progress.advance(len(history))
+        for epoch in range(len(history), training.epochs):
+            begin = time.monotonic()
+            losses = _one_epoch(network, optimizer, average, course, epoch, steps)
+            kept = average.module if average is not None else network
+            rate = training.learning_rate * rate_factor(training, (epoch + 1) * steps - 1, steps)
+            figures = {"epoch": epoch, "learning_rate": rate} | losses | course.validate(kept.eval())
+            history.append(figures | {"seconds": time.monotonic() - begin})
+            _save(course.checkpoint, network, optimizer, average, history)
+            course.log(history[-1])
+            progress.advance(note=f"loss {figures['train_loss']:.3f}, val top1 {figures.get('val_top1', math.nan):.3f}")
+    kept = average.module if average is not None else network
+    return kept.cpu().eval(), history
+
+
+def _one_epoch(
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    average: ModelEmaV3 | None,
+    course: Course,
+    epoch: int,
+    steps: int,
+) -> dict[str, float]:
+    """Show every clip once; the mean losses as `train_loss` and `train_<part>`."""
+    training, there = course.training, device()
+    torch.manual_seed(_mixed(course.seed, epoch))
+    network.train()
+    totals: dict[str, float] = {}
+    shown = 0
+    places = epoch_places(course.clips, training.batch, course.seed, epoch)
+    for number, batch in enumerate(course.batches(places)):
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate * rate_factor(training, epoch * steps + number, steps)
+        batch = batch.to(there)
+        with torch.autocast(there.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+            output = network(batch.inputs)
+        losses = course.objective(output, batch)
+        if not torch.isfinite(losses.total):
+            raise UserError(
+                f"{course.title}: the loss is {losses.total.item()} in epoch {epoch + 1}, batch {number + 1}",
+                remedy="lower learning_rate or clip_norm, or use precision float32; "
+                "finished epochs are kept, the next run goes on after them",
+            )
+        optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), training.clip_norm)
+        optimizer.step()
+        if average is not None:
+            average.update(network)
+        shown += len(batch.rows)
+        for part, value in {"loss": losses.total, **losses.parts}.items():
+            totals[f"train_{part}"] = totals.get(f"train_{part}", 0.0) + value.item() * len(batch.rows)
+    return {part: total / shown for part, total in totals.items()}
+
+
+def epoch_places(clips: int, batch: int, seed: int, epoch: int) -> list[list[tuple[int, int]]]:
+    """The batches of an epoch as (row, epoch) pairs: every clip once, in an order of this seed and epoch's own.
+
+    What is left over after full batches is spread over them, so that no batch is too small to normalise over.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(clips)
+    parts = np.array_split(order, max(1, clips // batch))
+    return [[(int(row), epoch) for row in part] for part in parts]
+
+
+def rate_factor(training: Training, step: int, steps: int) -> float:
+    """The learning rate of `step` as a share of its peak, `steps` being those of an epoch.
+
+    Rises linearly over the warm-up, then falls to zero at the end, linearly or as a half cosine.
+    """
+    warmup, total = training.warmup_epochs * steps, training.epochs * steps
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    return 1 - done if training.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+
+
+def _mixed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _save(
+    file: Path,
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    average: ModelEmaV3 | None,
+    history: list[Epoch],
+) -> None:
+    state = {
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": average.module.state_dict() if average is not None else None,
+        "history": history,
+    }
+    with new_file(file) as temporary:
+        torch.save(state, temporary)
+
+
+def _resume(
+    file: Path, network: Network, optimizer: torch.optim.Optimizer, average: ModelEmaV3 | None
+) -> list[Epoch]:
+    """Take up where a killed run stopped; the history so far, empty if there was none."""
+    if not file.exists():
+        return []
+    state = torch.load(file, map_location=device(), weights_only=True)
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    if average is not None:
+        average.module.load_state_dict(state["average"])
+    history: list[Epoch] = state["history"]
+    return history
