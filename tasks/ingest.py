@@ -76,20 +76,26 @@ class Index:
 
 def run(params: Params, workspace: Workspace, item: str | None) -> None:
     """Read, probe, split and index data/raw."""
-    work = workspace.root / settings().work
-    index = ingest(params.data, workspace.raw, work)
-    summary = index.summary(params.data.heads)
+    build_index(params.data, workspace)
+
+
+def build_index(data: Data, workspace: Workspace) -> None:
+    """Write data/index and the data report, and print a summary.
+
+    Raises:
+        UserError: see `ingest`.
+    """
+    index = ingest(data, workspace.raw, workspace.root / settings().work)
+    summary = index.summary(data.heads)
     with new_folder(workspace.index) as folder:
-        write_clips(folder / "clips.csv", index.clips, params.data.heads, params.data.slices)
+        write_clips(folder / "clips.csv", index.clips, data.heads, data.slices)
         write_videos(folder / "videos.csv", index.videos.values())
         write_quarantine(folder / "quarantine.csv", index.rejected)
         write_json(folder / "summary.json", summary)
-    paths = {name: dataset(params.data.format).video_path(workspace.raw, name) for name in index.videos}
+    paths = {name: dataset(data.format).video_path(workspace.raw, name) for name in index.videos}
     with new_folder(workspace.data_report) as folder:
         rejected = [asdict(line) for line in index.rejected]
-        write_report(
-            folder / "index.html", params.data.name, summary, index.clips, index.videos, paths, rejected
-        )
+        write_report(folder / "index.html", data.name, summary, index.clips, index.videos, paths, rejected)
     _print_summary(summary, workspace)
 
 

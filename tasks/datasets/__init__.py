@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.datasets.annotations import Dataset, suggestion
+from tasks.datasets.epic_kitchens import EpicKitchens
 from tasks.datasets.folder import Folder
+from tasks.datasets.something_else import SomethingElse
 from tasks.errors import UserError
 
 if TYPE_CHECKING:  # params names the modalities, one of which reads a file of this package
@@ -12,6 +14,8 @@ if TYPE_CHECKING:  # params names the modalities, one of which reads a file of t
 
 FORMATS: dict[str, Dataset] = {
     "folder": Folder(),
+    "epic_kitchens": EpicKitchens(),
+    "something_else": SomethingElse(),
 }
 
 
