@@ -25,6 +25,8 @@ SILENCE = 1e-4
 
 _PLAYLISTS = {"hls", "concat", "dash", "imf", "sdp", "rtsp", "tty"}
 """Formats that name other files or draw text instead of holding pictures."""
+_UNSTAMPED = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
+"""Formats that store no presentation stamps; those FFmpeg makes up for them are wrong behind B-frames."""
 _GAP_S = 0.05
 """Sound that pauses for longer than this is padded with silence, so that it stays in step with the picture."""
 
@@ -151,8 +153,10 @@ class PyAv(Reader):
         ]
         if not packets:
             raise VideoError("holds no whole frame")
-        self._stamped = all(packet.pts is not None for packet in packets)
-        if not self._stamped:  # such as H.264 with B-frames in AVI: count instead
+        self._stamped = self._container.format.name not in _UNSTAMPED and all(
+            p.pts is not None for p in packets
+        )
+        if not self._stamped:
             return self._counted(len(packets)), []
         stamps = sorted({packet.pts for packet in packets if packet.pts is not None})
         keyframes = sorted(p.pts for p in packets if p.is_keyframe and p.pts is not None)

@@ -1,0 +1,181 @@
+"""Video files are read frame by frame at the right times, whatever the codec, and bad ones say why they are bad."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.stores import probe as probing
+from tasks.stores.probe import Prober, ProbeStopped, probe
+from tasks.stores.video import VideoError, nearest, open_video, read_audio
+
+
+@pytest.mark.parametrize("reader", ["decord", "pyav"])
+def test_frames_by_number_and_their_times(films, one_second: Path, reader):
+    with open_video(one_second, reader) as video:
+        assert (video.width, video.height) == (64, 48)
+        np.testing.assert_allclose(video.times_s, np.arange(10) / 10, atol=1e-6)
+        assert [films.number(frame) for frame in video.frames([0, 3, 3, 4, 9])] == [0, 3, 3, 4, 9]
+        assert [films.number(frame) for frame in video.frames([2, 7])] == [2, 7]  # again, from further back
+
+
+def test_both_readers_give_the_same_pixels(films, tmp_path: Path):
+    noise = np.random.default_rng(0).integers(0, 255, (30, 48, 64, 3), dtype=np.uint8)
+    path = films.write(tmp_path / "noise.mp4", noise, options={"bf": "2", "g": "8"})
+    with open_video(path, "decord") as one, open_video(path, "pyav") as other:
+        numbers = [0, 1, 9, 17, 29]
+        for ours, theirs in zip(one.frames(numbers), other.frames(numbers), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_av1_goes_to_pyav(films, tmp_path: Path):
+    path = films.write(tmp_path / "av1.mp4", films.grey(10), codec="libsvtav1")
+    found = probe(path, [0.0, 1.0], timeout_s=60)
+    assert found.reader == "pyav"
+    with open_video(path, found.reader) as video:
+        assert [films.number(frame) for frame in video.frames([0, 5, 9])] == [0, 5, 9]
+
+
+def test_rotated_video_is_shown_upright(films, tmp_path: Path):
+    red_left = np.zeros((48, 64, 3), np.uint8)
+    red_left[:, :32, 0], red_left[:, 32:, 2] = 255, 255
+    path = films.write(tmp_path / "phone.mp4", [red_left] * 5)
+    films.turn_upright(path)
+    found = probe(path, [0.0], timeout_s=60)
+    assert (found.width, found.height, found.rotation, found.reader) == (48, 64, 270, "pyav")
+    with open_video(path, found.reader) as video:
+        frame = next(video.frames([0]))
+    assert frame.shape == (64, 48, 3)
+    assert frame[10, 24, 0] > 200 and frame[10, 24, 2] < 60  # the left side has come on top
+    assert frame[54, 24, 2] > 200 and frame[54, 24, 0] < 60
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".mkv", "libx264"), (".webm", "libvpx-vp9"), (".avi", "mpeg4")]
+)
+def test_other_containers_and_codecs(films, tmp_path: Path, suffix: str, codec: str):
+    path = films.write(tmp_path / f"video{suffix}", films.grey(10), codec=codec)
+    found = probe(path, [0.0, 1.0], timeout_s=60)
+    assert found.duration_s == pytest.approx(1.0, abs=0.02)
+    with open_video(path, found.reader) as video:
+        assert [films.number(frame) for frame in video.frames([1, 8])] == [1, 8]
+
+
+def test_avi_without_presentation_stamps_is_counted(films, tmp_path: Path):
+    path = films.write(tmp_path / "b.avi", films.grey(20), options={"bf": "2"})
+    found = probe(path, [0.0, 1.9], timeout_s=60)
+    with open_video(path, found.reader) as video:
+        assert len(video.times_s) == 20
+        assert [films.number(frame) for frame in video.frames([0, 7, 19])] == [0, 7, 19]
+
+
+def test_nearest_frame():
+    times_s = np.array([0.0, 0.1, 0.2])
+    assert nearest(times_s, [-1, 0.04, 0.06, 0.2, 9]).tolist() == [0, 0, 1, 2, 2]
+    assert nearest(np.array([0.0]), [0.0, 5.0]).tolist() == [0, 0]
+
+
+def test_probe_tells_what_the_file_is(one_second: Path):
+    found = probe(one_second, [0.0, 1.0], timeout_s=60)
+    assert (found.codec, found.width, found.height, found.rotation) == ("h264", 64, 48, 0)
+    assert (found.reader, found.audio_rate_hz, found.broken_s) == ("decord", 16000, ())
+    assert found.rate_hz == pytest.approx(10)
+    assert found.duration_s == pytest.approx(1.0, abs=1e-3)
+    assert not found.truncated
+
+
+def test_truncated_video_promises_more_than_it_holds(films, tmp_path: Path):
+    noise = np.random.default_rng(0).integers(0, 255, (40, 48, 64, 3), dtype=np.uint8)
+    path = films.write(tmp_path / "noise.mkv", noise)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    found = probe(path, [0.0], timeout_s=60)
+    assert found.duration_s < 3
+    with pytest.raises(VideoError, match="not a video that FFmpeg can open"):  # MP4 has its index at the end
+        mp4 = films.write(tmp_path / "noise.mp4", noise)
+        mp4.write_bytes(mp4.read_bytes()[: len(whole) // 2])
+        probe(mp4, [0.0], timeout_s=60)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"These are my notes of the recording.\n" * 40, "not a video"),
+        (b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\none.ts\n#EXT-X-ENDLIST\n", "not a video"),
+        (b"ffconcat version 1.0\nfile one.mp4\n", "not a video"),
+        (os.urandom(4096), "not a video|cannot be|no video track|no whole frame"),
+    ],
+    ids=["empty", "text", "playlist", "concat", "noise"],
+)
+def test_what_is_no_video_says_so(tmp_path: Path, content: bytes, reason: str):
+    path = tmp_path / "video.mp4"
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match=reason):
+        probe(path, [0.0], timeout_s=60)
+
+
+def test_sound_alone_is_no_video(films, tmp_path: Path, one_second: Path):
+    import av
+
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        block = av.AudioFrame.from_ndarray(films.tone(0.5), format="fltp", layout="mono")
+        block.sample_rate, block.pts = 16000, 0
+        container.mux(stream.encode(block))
+        container.mux(stream.encode(None))
+    with pytest.raises(VideoError, match="no video track"):
+        probe(path, [], timeout_s=60)
+
+
+def test_a_prober_outlives_a_hang_and_a_death(one_second: Path):
+    with Prober(timeout_s=5) as prober:
+        for blow in (signal.SIGKILL, signal.SIGSTOP):
+            assert prober.probe(one_second, []).codec == "h264"
+            worker = prober._process
+            assert worker is not None
+            os.kill(worker.pid, blow)
+            assert (
+                prober.probe(one_second, []).reader == "pyav"
+            )  # asked again, of a new process, without decord
+            assert worker.poll() is not None
+
+
+def test_what_takes_too_long_is_given_up(one_second: Path):
+    with Prober(timeout_s=0.001) as prober, pytest.raises(ProbeStopped, match=r"longer than 0\.001 s"):
+        prober.probe(one_second, [])
+
+
+def test_sound_is_mono_and_on_the_picture_s_clock(one_second: Path):
+    track = read_audio(one_second, 8000)
+    assert track is not None
+    samples, start_s = track
+    assert samples.dtype == np.float32 and samples.ndim == 1
+    assert abs(start_s) < 0.1
+    assert len(samples) / 8000 + start_s == pytest.approx(1.0, abs=0.15)
+    middle = samples[2000:6000]
+    assert np.argmax(np.abs(np.fft.rfft(middle))) * 8000 / len(middle) == pytest.approx(440, abs=4)
+
+
+def test_stereo_becomes_the_mean_of_its_channels(films, tmp_path: Path):
+    left = films.tone(1.0)
+    path = films.write(tmp_path / "stereo.mp4", films.grey(10), sound=np.concatenate([left, 0 * left]))
+    track = read_audio(path, 16000)
+    assert track is not None
+    assert np.abs(track[0][4000:12000]).max() == pytest.approx(0.25, abs=0.03)
+
+
+def test_no_sound_and_silence_count_as_none(films, tmp_path: Path):
+    mute = films.write(tmp_path / "mute.mp4", films.grey(5))
+    silent = films.write(tmp_path / "silent.mp4", films.grey(5), sound=0 * films.tone(0.5))
+    for path in (mute, silent):
+        assert read_audio(path, 16000) is None
+        assert probe(path, [], timeout_s=60).audio_rate_hz == 0
+
+
+def test_only_an_even_choice_of_many_moments_is_decoded(one_second: Path):
+    found = probing.examine(one_second, list(np.linspace(0, 1, 500)), try_decord=True)
+    assert found.broken_s == ()
