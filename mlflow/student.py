@@ -1,8 +1,9 @@
 """The served student, as MLflow loads it: code, safetensors and JSON, no pickle ("models from code").
 
 Input: a table with a column `video`, each a path that the server can read or the bytes themselves as a data
-URL (data:video/mp4;base64,…). Output: a table with one row a video: `video`, `error` (null where all went well)
-and, for each label head, `<head>` (the most probable class) and `<head>_probs` (class → calibrated probability).
+URL (data:video/mp4;base64,…). Output: a table with one row a video: `video`, `error` (null where all went
+well) and, for each label head, `<head>` (the most probable class) and `<head>_probs` (class → calibrated
+probability).
 """
 
 import base64

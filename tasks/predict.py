@@ -4,7 +4,6 @@ Networks come from a folder (artifacts/release) or from the MLflow registry. Onl
 read; a model that holds a pickle, or a file that is not the one that was registered, is refused.
 """
 
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +34,6 @@ FILE_TAG = "sha256."
 """Version tags that start so hold the digest of the release's file of that name."""
 
 _HERE = Workspace(Path())
-_URI = re.compile(r"models:/(?P<name>[\w-]+)(@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 _PICKLES = {
     ".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".dill", ".cloudpickle", ".npy", ".npz", ".ckpt",
 }  # fmt: skip
@@ -166,8 +164,8 @@ def _look(path: Path, spec: Spec, span: Span | None, prober: Prober) -> tuple[Cl
 def rows_of(modality: Rgb, raw: RawVideo, moments_s: Sequence[float]) -> Rows:
     """The rows that a view of these moments looks up, as if read from an extracted shard.
 
-    The row nearest to a moment is one of its two neighbours on the extraction's grid. Those alone are decoded,
-    so an hour of video costs no more than a second of it.
+    The row nearest to a moment is one of its two neighbours on the extraction's grid. Those alone are
+    decoded, so an hour of video costs no more than a second.
     """
     extracted = list(modality.extract(raw, [(moment_s, moment_s) for moment_s in moments_s]))
     return _in_memory(extracted)
@@ -183,27 +181,10 @@ def _in_memory(rows: Sequence[Row]) -> Rows:
 
 def _download(model: str, workspace: Workspace, folder: Path) -> Path:
     """Fetch a version into `folder`, check it, and give the release folder in it."""
-    parsed = _URI.fullmatch(model)
-    if parsed is None:
-        raise UserError(
-            f"{model!r} is no model of the registry",
-            remedy="write models:/NAME@ALIAS or models:/NAME/VERSION",
-        )
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    try:
-        client = tracking.client(workspace)
-        if parsed["alias"]:
-            version = client.get_model_version_by_alias(parsed["name"], parsed["alias"])
-        else:
-            version = client.get_model_version(parsed["name"], parsed["version"])
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise UserError(
-                f"the registry has no {model}", remedy="register one with `dvc repro register`"
-            ) from None
-        raise InfrastructureError(f"MLflow cannot be asked for {model}: {error}") from error
+    version = tracking.model_version(model, workspace)
     try:
         with tracking.addressed(workspace):
             download_artifacts(artifact_uri=f"models:/{version.name}/{version.version}", dst_path=str(folder))

@@ -136,7 +136,7 @@ def package(params: Params, workspace: Workspace) -> None:
         shutil.copytree(chosen.folder / f"seed-{seed}", folder, dirs_exist_ok=True)
         if picture := _picture(workspace):
             shutil.copyfile(picture, folder / picture.name)
-        card = _card(params, workspace, release, comparison, Committee.load(folder).temperature)
+        card = _card(params, workspace, release, comparison, Committee.load(folder))
         write_text(folder / "model_card.md", card)
         refuse_pickles(folder, MODEL)
         files = {file.name: file_digest(file) for file in sorted(folder.iterdir())}
@@ -345,7 +345,7 @@ def _card(
     workspace: Workspace,
     release: Mapping[str, Any],
     comparison: Mapping[str, Any],
-    temperature: Mapping[str, float],
+    committee: Committee,
 ) -> str:
     """The model card as Markdown, from mlflow/model_card.md.jinja."""
     environment = jinja2.Environment(
@@ -363,14 +363,14 @@ def _card(
     return environment.get_template("model_card.md.jinja").render(
         name=MODEL,
         release=release,
-        views=params.views,
-        heads=params.data.heads,
+        views=committee.spec.views,
+        heads=committee.spec.heads,
         data={
             "name": params.data.name,
             "clips": {split: sum(clip.split == split for clip in clips) for split in SPLITS},
         },
         teachers=[{"name": name, "modality": t.modality, "folds": t.folds} for name, t in taught_by.items()],
-        temperature=temperature,
+        temperature=committee.temperature,
         picture=_picture(workspace),
         interval=_interval,
         test=None

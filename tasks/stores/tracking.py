@@ -1,4 +1,4 @@
-"""MLflow runs of the stages: where they are stored, and how a training writes to them.
+"""MLflow's store: where it is, how a training writes its run to it, and how a registered version is found.
 
 MLflow remembers; it never decides. Whatever goes wrong here is said once and the training goes on, and a run
 that MLflow never heard of can still be registered later, from the stage's outputs.
@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import subprocess
 import time
 import warnings
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
 from tasks.settings import settings
 
@@ -31,9 +33,12 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
     from mlflow import MlflowClient
 
 SYSTEM_METRICS_INTERVAL_S = 5
+_MODEL_URI = re.compile(r"models:/(?P<name>[\w-]+)(@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 _RETRY_AFTER_S = 60.0
 _LONGEST_PARAM = 6000
 _PARAMS_A_BATCH = 100
@@ -103,6 +108,33 @@ def experiment(mlflow_client: "MlflowClient", workspace: Workspace, data_name: s
             f"experiment {name!r} was deleted in MLflow; restore it there or rename data.name"
         )
     return found.experiment_id
+
+
+def model_version(model: str, workspace: Workspace) -> "ModelVersion":
+    """The registered version that `model`, models:/NAME@ALIAS or models:/NAME/VERSION, names.
+
+    Raises:
+        UserError: it is not written so, or the registry has no such version.
+        InfrastructureError: the registry cannot be reached.
+    """
+    parsed = _MODEL_URI.fullmatch(model)
+    if parsed is None:
+        raise UserError(
+            f"{model!r} is no model of the registry",
+            remedy="write models:/NAME@ALIAS or models:/NAME/VERSION",
+        )
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if parsed["alias"]:
+            return client(workspace).get_model_version_by_alias(parsed["name"], parsed["alias"])
+        return client(workspace).get_model_version(parsed["name"], parsed["version"])
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise UserError(
+                f"the registry has no {model}", remedy="register one with `dvc repro register`"
+            ) from None
+        raise InfrastructureError(f"MLflow cannot be asked for {model}: {error}") from error
 
 
 def git_commit(workspace: Workspace) -> str:
@@ -292,8 +324,8 @@ def _artifacts(workspace: Workspace) -> str | None:
 def _ensure_local_store(work: Path) -> None:
     """Create the SQLite file, whole or not at all.
 
-    MLflow fills a new one in some fifty migrations: two processes that interleave them both fail, and one that
-    is killed among them leaves a file that no later run can open.
+    MLflow fills a new one in some fifty migrations: two processes that interleave them both fail, and one
+    that is killed among them leaves a file that no later run can open.
     """
     from mlflow import MlflowClient
 
