@@ -26,9 +26,8 @@ from tasks.predict import FILE_TAG, refuse_pickles
 from tasks.stores import tracking
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
-
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 MODEL = "understudy-student"
 """The registered model's name; interfaces outside rely on it."""
@@ -176,9 +175,8 @@ def _register(
     client: "MlflowClient", workspace: Workspace, release: Mapping[str, Any], key: str
 ) -> "ModelVersion":
     """Log the release as a model with code, and make it a version."""
-    from mlflow.entities import Dataset, DatasetInput
-
     import mlflow
+    from mlflow.entities import Dataset, DatasetInput
 
     tags = _lineage(workspace) | {
         "release_digest": key,
@@ -226,12 +224,11 @@ def _register(
 
 def _log_model(workspace: Workspace) -> Any:
     """The LoggedModel: mlflow/student.py, the rooms it imports, and the release folder."""
+    import mlflow
     import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
     from mlflow.types.schema import Map
-
-    import mlflow
 
     answers: list[ColSpec | TensorSpec] = [
         ColSpec("string", "video"),

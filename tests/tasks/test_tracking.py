@@ -93,17 +93,18 @@ def test_an_unreachable_server_costs_one_warning(workspace, monkeypatch, tmp_pat
 
 def test_metrics_wait_for_a_store_that_was_away(workspace, tmp_path, monkeypatch):
     """The SQLite file vanishes in mid-training and comes back: the curve has no hole."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
     monkeypatch.setattr(tracking, "_RETRY_AFTER_S", 0.0)
     database, away = workspace.root / "work" / "mlflow.db", tmp_path / "away.db"
-    with pytest.warns(UserWarning, match="MLflow failed"), open_run(workspace) as run:
+    with open_run(workspace) as run:
         run.log({"loss": 3.0}, step=0)
         database.rename(away)
         database.mkdir()  # so that SQLite cannot create a new one
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
         for engine in SqlAlchemyStore._engine_map.values():
             engine.dispose()
-        run.log({"loss": 2.0}, step=1)
+        with pytest.warns(UserWarning, match="MLflow failed"):
+            run.log({"loss": 2.0}, step=1)
         database.rmdir()
         away.rename(database)
         run.log({"loss": 1.0}, step=2)
