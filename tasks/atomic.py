@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -75,6 +76,16 @@ def digest(*values: Any) -> str:
     """A stable hexadecimal name (SHA-256, 32 digits) of JSON-able values."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def code_digest(*modules: ModuleType) -> str:
+    """Names the source of modules (of a package: all its files), so that a change of code is seen as one."""
+    files: list[Path] = []
+    for module in modules:
+        assert module.__file__ is not None
+        file = Path(module.__file__)
+        files += sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+    return digest([file_digest(file) for file in files])
 
 
 def file_digest(path: Path) -> str:

@@ -6,6 +6,7 @@ where it stopped and new videos recompute only the shard they fall into.
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -14,20 +15,18 @@ from typing import Any
 
 import cv2
 
-from tasks.atomic import digest, new_folder, write_json
+from tasks.atomic import code_digest, digest, new_folder, write_json
 from tasks.clips import Clip, read_clips, read_videos
 from tasks.datasets import detections_path, video_path
-from tasks.modalities import AnyModality
+from tasks.layout import Workspace
+from tasks.modalities import AnyModality, frames
 from tasks.modalities.audio import merge
 from tasks.modalities.modality import RawVideo, Span
-from tasks.layout import Workspace
 from tasks.params import Params
 from tasks.progress import Progress
 from tasks.settings import settings
 from tasks.shards import Row, shard_of, write_shard
-
-VERSION = 1
-"""Part of every shard's key: raise it when a change of the code changes the rows."""
+from tasks.stores import video as video_reader
 
 
 def run(params: Params, workspace: Workspace, item: str | None) -> None:
@@ -36,11 +35,22 @@ def run(params: Params, workspace: Workspace, item: str | None) -> None:
     clips = read_clips(workspace.index)
     spans = spans_by_video(clips)
     raws = {
-        name: RawVideo(video_path(workspace.raw, params.data, name), detections_path(workspace.raw, params.data, name), video)
+        name: RawVideo(
+            video_path(workspace.raw, params.data, name),
+            detections_path(workspace.raw, params.data, name),
+            video,
+        )
         for name, video in read_videos(workspace.index).items()
         if name in spans
     }
-    extract(item, params.modalities[item], raws, spans, workspace.modality(item), workspace.root / settings().work / "shards")
+    extract(
+        item,
+        params.modalities[item],
+        raws,
+        spans,
+        workspace.modality(item),
+        workspace.root / settings().work / "shards",
+    )
 
 
 def spans_by_video(clips: list[Clip]) -> dict[str, list[Span]]:
@@ -71,11 +81,14 @@ def extract(
     members: dict[int, list[str]] = {}
     for video in sorted(raws):
         members.setdefault(shard_of(video, modality.shards), []).append(video)
+    code = code_digest(sys.modules[type(modality).__module__], frames, video_reader)
     jobs: dict[int, tuple[str, list[tuple[RawVideo, list[Span]]]]] = {}
     for number, videos in sorted(members.items()):
         work = [(raws[video], spans[video]) for video in videos]
-        sources = [[raw.video.video, raw.video.sha256, raw.video.detections_sha256, span] for raw, span in work]
-        jobs[number] = digest(VERSION, modality.model_dump(), sources), work
+        sources = [
+            [raw.video.video, raw.video.sha256, raw.video.detections_sha256, span] for raw, span in work
+        ]
+        jobs[number] = digest(code, modality.model_dump(), sources), work
 
     shards: list[dict[str, Any]] = []
     problems: dict[str, str] = {}
@@ -113,7 +126,8 @@ def _each_shard(
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         running = {
-            pool.submit(_make_shard, modality, key, work, finished): number for number, (key, work) in jobs.items()
+            pool.submit(_make_shard, modality, key, work, finished): number
+            for number, (key, work) in jobs.items()
         }
         for future in as_completed(running):
             yield running[future], future.result()

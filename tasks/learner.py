@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
+import models.backbones
+import models.distill.method
+import models.heads
+import models.temporal
+import tasks.batches
+import tasks.modalities.frames
+import tasks.training
+import tasks.views
 from models.calibration import ece, fit_temperature
 from models.distill import Method
 from models.distill.method import Lesson, Losses
 from models.metrics import score, score_action
 from models.network import Network, Output, count_parameters, gmacs
-from tasks.atomic import digest, new_file
+from tasks.atomic import code_digest, digest, new_file
 from tasks.batches import Batch, batches, present
 from tasks.clips import Clip, label_indices
 from tasks.errors import UserError
@@ -90,7 +99,12 @@ class Learner:
         return present(self.spec.modality_params, self.shards, clips)
 
     def train(
-        self, clips: list[Clip], lessons: Lessons | None, seed: int, member: int, training: Training | None = None
+        self,
+        clips: list[Clip],
+        lessons: Lessons | None,
+        seed: int,
+        member: int,
+        training: Training | None = None,
     ) -> tuple[Network, list[Epoch], str]:
         """Train one network on `clips`; the network, its history and its MLflow run ('' without MLflow).
 
@@ -105,13 +119,21 @@ class Learner:
         """
         training = training or self.training
         labels = {
-            head: torch.from_numpy(values) for head, values in label_indices(clips, self.params.data.heads).items()
+            head: torch.from_numpy(values)
+            for head, values in label_indices(clips, self.params.data.heads).items()
         }
         title = f"{self.stage}@{self.name}" + (f" seed {seed}" if len(self.params.seeds) > 1 else "")
-        checkpoint = self.workspace.root / settings().work / "trainings" / f"{self._key(clips, lessons, seed, member, training)}.pt"
+        checkpoint = (
+            self.workspace.root
+            / settings().work
+            / "trainings"
+            / f"{self._key(clips, lessons, seed, member, training)}.pt"
+        )
 
         def objective(output: Output, batch: Batch) -> Losses:
-            truth = {head: values[batch.rows.cpu()].to(batch.inputs.device) for head, values in labels.items()}
+            truth = {
+                head: values[batch.rows.cpu()].to(batch.inputs.device) for head, values in labels.items()
+            }
             return self.method.loss(output, lessons.of(batch) if lessons else None, truth)
 
         torch.manual_seed(int(np.random.SeedSequence([seed, member, 1]).generate_state(1)[0]))
@@ -129,7 +151,13 @@ class Learner:
         data = digest(self.shards.digest, [clip.clip_id for clip in clips])
         run_name = f"{self.stage}@{self.name} seed {seed}" + (f" member {member}" if member else "")
         with tracking.run(
-            self.workspace, run_name, self.stage, described, tags | {"resumed": str(finished)}, data, self.params.data.name
+            self.workspace,
+            run_name,
+            self.stage,
+            described,
+            tags | {"resumed": str(finished)},
+            data,
+            self.params.data.name,
         ) as run:
             network, history = fit(
                 network,
@@ -142,7 +170,9 @@ class Learner:
                     objective=objective,
                     validate=self.validate,
                     checkpoint=checkpoint,
-                    log=lambda figures: run.log({k: v for k, v in figures.items() if k != "epoch"}, int(figures["epoch"])),
+                    log=lambda figures: run.log(
+                        {k: v for k, v in figures.items() if k != "epoch"}, int(figures["epoch"])
+                    ),
                 ),
             )
             return network, history, run.id
@@ -152,6 +182,18 @@ class Learner:
     ) -> str:
         """Names everything that a training depends on."""
         return digest(
+            code_digest(
+                models.backbones,
+                models.temporal,
+                models.heads,
+                models.distill.method,
+                sys.modules[type(self.method).__module__],
+                sys.modules[type(self.spec.modality_params).__module__],
+                tasks.batches,
+                tasks.modalities.frames,
+                tasks.training,
+                tasks.views,
+            ),
             self.spec.model_dump(),
             training.model_dump(),
             self.method.model_dump(),
@@ -207,7 +249,9 @@ class Learner:
                 remedy=f"remove {self.name} from params.yaml or choose another split",
             )
         logits, labels = self.predictions(committee)
-        committee.temperature = {head: fit_temperature(values, labels[head]) for head, values in logits.items()}
+        committee.temperature = {
+            head: fit_temperature(values, labels[head]) for head, values in logits.items()
+        }
         return committee, figures(committee.calibrated(logits), labels, self.params.evaluate.bins)
 
     def cost(self) -> dict[str, float]:
@@ -216,7 +260,9 @@ class Learner:
         return {"params_count": count_parameters(network), "gmacs": gmacs(network, self.spec.example())}
 
 
-def figures(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], bins: int) -> dict[str, dict[str, float]]:
+def figures(
+    logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], bins: int
+) -> dict[str, dict[str, float]]:
     """top1, nll and ece of calibrated logits for every head, and top1 and nll of the action (all heads right)."""
     found = {
         head: {

@@ -28,9 +28,20 @@ class Spec(Section):
     backbone: Backbone
 
     def new_network(self) -> Network:
-        """A network with fresh weights drawn from torch's generator (or the backbone's pretrained ones)."""
+        """A network with fresh weights drawn from torch's generator, or the backbone's pretrained ones.
+
+        Raises:
+            UserError: the file of pretrained weights is missing, or made for another network.
+        """
         counts = {head: len(classes) for head, classes in self.heads.items()}
-        return build(self.backbone, self.modality_params.channels, counts)
+        network = build(self.backbone, self.modality_params.channels, counts)
+        weights = getattr(self.backbone, "pretrained", False)
+        if isinstance(weights, str):
+            try:
+                network.backbone.load_pretrained(_read_weights(Path(weights)))  # type: ignore[operator]
+            except (OSError, ValueError) as error:
+                raise UserError(f"pretrained weights: {error}", file=weights) from None
+        return network
 
     def example(self) -> Tensor:
         """An input of one clip, zeros, in the shape that the modality renders."""
@@ -94,5 +105,14 @@ class Committee:
                 network.load_state_dict(load_file(folder / f"weights-{number}.safetensors"))
                 members.append(network)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise UserError(f"no usable network: {error}", file=folder, remedy="run `dvc repro` or `dvc pull`") from None
+            raise UserError(
+                f"no usable network: {error}", file=folder, remedy="run `dvc repro` or `dvc pull`"
+            ) from None
         return cls(spec, members, content["temperature"])
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of a PyTorch state dict, without unpickling anything else."""
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    return dict(torch.load(file, map_location="cpu", weights_only=True))
