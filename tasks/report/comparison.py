@@ -13,7 +13,7 @@ import numpy as np
 from models.metrics import bootstrap_ci, bootstrap_difference
 from tasks.params import Evaluate
 from tasks.report.ece_interval import ece_per_seed, resampled_ece
-from tasks.report.predictions import HeadScores, Model, Prediction, TestSplit, score_head
+from tasks.report.predictions import ACTION, HeadScores, Model, Prediction, TestSplit, score_head
 
 MEANS = ("top1", "top5", "nll", "brier", "nll_scaled", "brier_scaled")
 CALIBRATION = {"ece": "confidence", "ece_scaled": "confidence_scaled"}
@@ -52,9 +52,7 @@ def compare(
         "seeds": sorted({seed for model in models for seed in model.predictions}),
         "rows": [_row(model, scored[model.name], evaluate) for model in models],
         "differences": differences(models, scored, evaluate),
-        "slices": {
-            column: _accuracy_by(values, scored, test.heads[0]) for column, values in test.slices.items()
-        },
+        "slices": {column: _accuracy_by(values, scored, ACTION) for column, values in test.slices.items()},
         "classes": {
             head: _accuracy_by([classes[i] for i in test.labels[head].tolist()], scored, head)
             for head, classes in test.classes.items()
@@ -157,7 +155,7 @@ def sweep(
     """
     points = []
     for (clips, crops), seeds in sorted(predictions.items()):
-        figures = head_figures(score_head(seeds, test, test.heads[0]), evaluate)
+        figures = head_figures(score_head(seeds, test, ACTION), evaluate)
         points.append({"clips": clips, "crops": crops, "views": clips * crops, **figures})
     return points
 
@@ -175,10 +173,10 @@ def _accuracy_by(values: Sequence[str], scored: Scored, head: str) -> dict[str, 
 
 
 def metrics(comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """The few figures that `dvc metrics show` and `diff` are to list: row → head → metric."""
-    names = ("top1", "nll_scaled", "ece", "ece_scaled")
+    """The few figures that `dvc metrics show` and `diff` are to list: row → action → metric."""
+    head, names = ACTION, ("top1", "ece_scaled")
     return {
-        row["name"]: {head: {n: round(values[n], 6) for n in names} for head, values in row["heads"].items()}
+        row["name"]: {head: {name: round(row["heads"][head][name], 6) for name in names}}
         for row in comparison["rows"]
     }
 

@@ -199,8 +199,10 @@ def confusion(
     """Confusion matrices of one head, rows adding up to 1, seeds pooled."""
     own = predictions[predictions["head"] == head]
     shown = _shown_classes(own["true"], classes)
-    side = max(3.4, 0.8 + 0.34 * len(shown))
-    figure, grid = panels(min(side * len(names) + 1.2, 14), side + 0.3, 1, len(names))
+    side = min(max(3.4, 0.8 + 0.34 * len(shown)), 9.5)
+    beside = len(shown) <= 12
+    lines, columns = (1, len(names)) if beside else (len(names), 1)
+    figure, grid = panels(side * columns + 1.2, (side + 0.3) * lines, lines, columns)
     for number, (axes, name) in enumerate(zip(grid, names, strict=True)):
         rows = own[own["name"] == name]
         counts = pd.crosstab(rows["true"], rows["predicted"]).reindex(
@@ -210,9 +212,9 @@ def confusion(
         shares = counts.to_numpy() / np.maximum(totals, 1)
         _matrix(axes, shares, shown, colours(comparison)[name])
         axes.set_title(name)
-        axes.set_ylabel(f"actual {head}" if number == 0 else "")
+        axes.set_ylabel(f"actual {head}" if number == 0 or not beside else "")
         axes.set_xlabel(f"predicted {head}")
-        if number:
+        if number and beside:
             axes.set_yticklabels([])
     limited = (
         "" if len(shown) == len(classes) else f" The {len(shown)} most frequent of {len(classes)} classes."
@@ -268,10 +270,10 @@ def per_class(comparison: Row, head: str, names: Sequence[str]) -> Drawing:
         names,
         comparison,
     )
-    axes.set_title(f"Right {head}, % of the clips of each class (number of clips)")
-    return Drawing(
-        f"classes-{head}", f"Accuracy of each {head}; classes without test clips are not shown.", figure
-    )
+    axes.set_title(f"{head}: right, % (clips)")
+    limited = "" if len(ordered) == len(found) else f" The {len(ordered)} most frequent of {len(found)}."
+    caption = f"Accuracy of each {head} that is in the test split, with its number of clips.{limited}"
+    return Drawing(f"classes-{head}", caption, figure)
 
 
 def slices(comparison: Row, names: Sequence[str]) -> Drawing:
@@ -282,7 +284,7 @@ def slices(comparison: Row, names: Sequence[str]) -> Drawing:
     for axes, (column, values) in zip(grid, columns.items(), strict=True):
         lines = [(f"{value or 'none'}  ({entry['clips']})", entry["top1"]) for value, entry in values.items()]
         _dots(axes, lines[::-1], names, comparison)
-        axes.set_title(f"{column}: right actions, % (number of clips)")
+        axes.set_title(f"{column}: right actions, % (clips)")
     return Drawing(
         "slices", "Accuracy of the action in parts of the test split; small parts swing widely.", figure
     )

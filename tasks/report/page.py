@@ -31,7 +31,7 @@ def render(comparison: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
         heads=further_heads(comparison),
         tints=colours(comparison),
         blind=_blind(comparison),
-        drawings={d.name: {"svg": Markup(d.svg()), "caption": d.caption} for d in drawings},  # noqa: S704
+        drawings={d.name: {"svg": Markup(d.svg()), "caption": d.caption} for d in drawings},
     )
 
 

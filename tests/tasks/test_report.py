@@ -114,8 +114,11 @@ def test_difference_of_a_model_and_itself_is_zero():
     found = compare("four", rows, score_models(rows, FOUR), FOUR, EVALUATE)["differences"]
     assert [(entry["name"], entry["against"]) for entry in found] == [("student", "baseline")]
     action = found[0]["heads"]["action"]
-    assert action["top1"] == 0 and action["top1_ci95"] == [0, 0] and action["top1_per_seed"] == {"0": 0}
-    assert action["ece_scaled"] == 0 and action["ece_scaled_ci95"] == [0, 0]
+    assert action["top1"] == 0
+    assert action["top1_ci95"] == [0, 0]
+    assert action["top1_per_seed"] == {"0": 0}
+    assert action["ece_scaled"] == 0
+    assert action["ece_scaled_ci95"] == [0, 0]
 
 
 def test_difference_counts_the_clips_that_changed():
@@ -160,7 +163,8 @@ def test_one_clip_is_enough():
     ]
     comparison = compare("one", rows, score_models(rows, test), test, EVALUATE)
     figures = comparison["rows"][1]["heads"]["action"]
-    assert figures["top1"] == 1 and figures["top1_ci95"] == [1, 1]
+    assert figures["top1"] == 1
+    assert figures["top1_ci95"] == [1, 1]
     assert figures["ece_scaled_ci95"] == pytest.approx([0.52, 0.52])
     json.dumps(comparison, allow_nan=False)
 
@@ -269,7 +273,8 @@ def test_every_prediction_is_kept():
     table = prediction_table([model("student", "student", {7: GOOD})], FOUR)
     action = table[table["head"] == "action"].set_index("clip_id")
     assert len(table) == 4 * 3
-    assert action.loc["clip2", "true"] == "wash pot" and action.loc["clip2", "predicted"] == "cut pot"
+    assert action.loc["clip2", "true"] == "wash pot"
+    assert action.loc["clip2", "predicted"] == "cut pot"
     assert action.loc["clip2", "confidence"] == pytest.approx(0.49)
     assert action.loc["clip2", "prob_true"] == pytest.approx(0.21)
     assert set(action["seed"]) == {7}
@@ -327,7 +332,8 @@ def test_verdict_of_a_worse_student():
 def test_verdict_admits_what_may_be_chance():
     blind = said(verb=[[0.9, 0.1]] * 4, noun=[[0.8, 0.1, 0.1]] * 4)
     found = verdict(full(GOOD, blind, FOUR))
-    assert "it may be chance" in found.certainty and "+25.0 points" in found.certainty
+    assert "it may be chance" in found.certainty
+    assert "+25.0 points" in found.certainty
 
 
 def test_verdict_names_the_best_teacher_and_the_cost_of_all():
@@ -375,16 +381,19 @@ def page() -> str:
 def test_page_loads_nothing(page: str):
     assert not re.search(r"<(script|link|img|iframe|object)\b", page)
     assert not re.search(r"(src|href)=\"(?!#)(?!data/index\.html)", page)
-    assert "url(http" not in page and "@import" not in page
+    assert "url(http" not in page
+    assert "@import" not in page
 
 
 def test_page_escapes_names_from_the_data(page: str):
-    assert "<script" not in page and "kitchen &lt;&amp;&gt; co" in page
+    assert "<script" not in page
+    assert "kitchen &lt;&amp;&gt; co" in page
     assert "&lt;script&gt;alert(1)" in page
 
 
 def test_page_takes_the_readers_colours(page: str):
-    assert "prefers-color-scheme: dark" in page and "currentColor" in page
+    assert "prefers-color-scheme: dark" in page
+    assert "currentColor" in page
 
 
 def test_the_same_figures_make_the_same_page(page: str):
@@ -400,7 +409,8 @@ def test_page_of_one_head_one_clip_and_a_baseline_alone():
     rows = [model("baseline", "baseline", {0: said(action=[[0.9, 0.1]])})]
     comparison = full_of(rows, test)
     found = render(comparison, draw(comparison, tables_of(rows, test), test.classes))
-    assert "Each head" not in found and "100.0 [" not in found
+    assert "Each head" not in found
+    assert "100.0 [" not in found
 
 
 @pytest.mark.parametrize("width", [80, 140])
@@ -412,11 +422,11 @@ def test_table_fits_the_terminal(width: int):
     console.print(comparison_table(comparison, width))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
-    assert len([line for line in text.splitlines() if "│" in line]) == 5 and "100.0" in text
+    assert len([line for line in text.splitlines() if "│" in line]) == 5
+    assert "100.0" in text
 
 
 def test_metrics_are_short():
-    comparison = full(RIGHT, WRONG, ALWAYS)
-    found = metrics(comparison)["student"]["action"]
-    assert found["top1"] == 1 and found["ece_scaled"] == pytest.approx(0.28)
-    assert set(found) == {"top1", "nll_scaled", "ece", "ece_scaled"}
+    found = metrics(full(RIGHT, WRONG, ALWAYS))
+    assert found["student"] == {"action": {"top1": 1.0, "ece_scaled": pytest.approx(0.28)}}
+    assert list(found) == ["baseline", "student"]
