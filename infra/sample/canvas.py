@@ -4,13 +4,24 @@ Knows nothing of kitchens. Colours are RGB, 0 to 255. Sub-pixel positions matter
 would otherwise see whole-pixel jumps.
 """
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import cv2
 import numpy as np
 
 Colour = Sequence[float]
 _SHIFT = 4  # fractional bits that OpenCV takes for polygon corners
+
+
+def _arc(start: float, stop: float, count: int) -> np.ndarray:
+    angles = np.linspace(start, stop, count)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+_CIRCLE = _arc(0.0, 2 * np.pi, 20)
+_HALF_CIRCLE = _arc(-np.pi / 2, np.pi / 2, 6)
 
 
 class Canvas:
@@ -31,35 +42,30 @@ class Canvas:
 
     def stroke(self, points: np.ndarray, width: float, colour: Colour) -> None:
         """Draw a round-ended line of `width` through `points` (n, 2)."""
-        for a, b in zip(points[:-1], points[1:], strict=True):
+        for a, b in pairwise(points):
             self.polygon(capsule(a, b, width / 2), colour)
 
 
 def _channels(colour: Colour) -> tuple[float, float, float]:
-    r, g, b = (float(np.clip(c, 0, 255)) for c in colour)
-    return (r, g, b)
+    r, g, b = colour
+    return (min(max(float(r), 0.0), 255.0), min(max(float(g), 0.0), 255.0), min(max(float(b), 0.0), 255.0))
 
 
 def shade(colour: Colour, factor: float) -> tuple[float, float, float]:
     """The colour made darker (factor below 1) or lighter (above 1)."""
-    r, g, b = (min(255.0, c * factor) for c in colour)
-    return (r, g, b)
+    r, g, b = colour
+    return (min(255.0, r * factor), min(255.0, g * factor), min(255.0, b * factor))
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, start: float = 0.0, stop: float = 2 * np.pi) -> np.ndarray:
-    """Points (20, 2) along an ellipse, clockwise on screen from the angle `start` to `stop` (radians)."""
-    angles = np.linspace(start, stop, 20)
-    return np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], axis=1)
+def ellipse(x: float, y: float, rx: float, ry: float) -> np.ndarray:
+    """Points (20, 2) along an ellipse, clockwise on screen."""
+    return _CIRCLE * (rx, ry) + (x, y)
 
 
 def capsule(a: np.ndarray, b: np.ndarray, radius: float) -> np.ndarray:
-    """Outline (20, 2) of the round-ended bar from `a` to `b`."""
-    heading = np.arctan2(b[1] - a[1], b[0] - a[0])
-    far = heading + np.linspace(-np.pi / 2, np.pi / 2, 10)
-    near = far + np.pi
-    return np.concatenate(
-        [
-            np.stack([b[0] + radius * np.cos(far), b[1] + radius * np.sin(far)], axis=1),
-            np.stack([a[0] + radius * np.cos(near), a[1] + radius * np.sin(near)], axis=1),
-        ]
-    )
+    """Outline (12, 2) of the round-ended bar from `a` to `b`."""
+    dx, dy = b[0] - a[0], b[1] - a[1]
+    length = math.hypot(dx, dy) or 1.0
+    c, s = radius * dx / length, radius * dy / length
+    cap = _HALF_CIRCLE @ np.array([[c, s], [-s, c]])
+    return np.concatenate([cap + b, a - cap])

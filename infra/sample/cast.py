@@ -44,7 +44,9 @@ _EQUIPMENT = (
 )
 
 _SKINS = ((241, 208, 182), (224, 172, 132), (198, 140, 98), (150, 98, 64), (104, 66, 44), (76, 50, 38))
-_CRAWL = 0.72  # speeds run from a slow hand (this) to a quick one (its inverse), so tempo alone names no object
+_CRAWL = (
+    0.72  # speeds run from a slow hand (this) to a quick one (its inverse), so tempo alone names no object
+)
 
 
 @dataclass(frozen=True)
@@ -129,13 +131,13 @@ def _participant(seed: int, index: int) -> Participant:
         bare_arms=bool(rng.random() < 0.35),
         right_handed=bool(rng.random() < 0.8),
         hand_size=float(rng.uniform(0.9, 1.15)),
-        shake=float(rng.uniform(0.008, 0.032)),
+        shake=float(rng.uniform(0.006, 0.024)),
         speed=float(np.exp(rng.uniform(np.log(_CRAWL), -np.log(_CRAWL)))),
-        amplitude=float(rng.uniform(0.75, 1.3)),
+        amplitude=float(rng.uniform(0.85, 1.2)),
         blur=float(rng.uniform(0.2, 0.8)),
         hum_hz=float(rng.choice([50.0, 60.0])),
         music=float(max(0.0, rng.uniform(-0.6, 1.0))),
-        snr_db=float(rng.uniform(2.0, 12.0)),
+        snr_db=float(rng.uniform(-11.0, 1.0)),
     )
 
 

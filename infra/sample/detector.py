@@ -35,7 +35,6 @@ class Detector:
         return json.dumps({"time_s": round(time_s, 3), "boxes": boxes}, separators=(",", ":"))
 
     def _report(self, truth: Truth) -> dict | None:
-        x1, y1, x2, y2 = truth.box
         seen = _visible_share(truth.box)
         if self._rng.random() < _MISS[truth.category] * self._faults or seen < 0.25:
             return None

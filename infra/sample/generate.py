@@ -30,10 +30,19 @@ from pathlib import Path
 
 import numpy as np
 
-from infra.sample.cast import WITHOUT_DETECTIONS, WITHOUT_SOUND, Participant, Session, generator, participants, sessions
+from infra.sample.cast import (
+    WITHOUT_DETECTIONS,
+    WITHOUT_SOUND,
+    Participant,
+    Session,
+    generator,
+    participants,
+    sessions,
+)
 from infra.sample.detector import Detector
 from infra.sample.film import write_film
 from infra.sample.scene import Scene
+from infra.sample.sheet import draw_sheet
 from infra.sample.sound import render_sound
 
 SEED = 7
@@ -69,7 +78,18 @@ def generate(out: Path, seed: int = SEED, people: int | None = None) -> None:
 
 def _annotations(person: Participant, session: Session) -> list[tuple]:
     return [
-        (c.clip_id, session.video, c.start_s, c.stop_s, c.verb, c.noun, person.name, person.split, person.light, person.kitchen)
+        (
+            c.clip_id,
+            session.video,
+            c.start_s,
+            c.stop_s,
+            c.verb,
+            c.noun,
+            person.name,
+            person.split,
+            person.light,
+            person.kitchen,
+        )
         for c in session.clips
     ]
 
@@ -104,10 +124,15 @@ def _film(
 def main() -> None:
     """Read the command line and write the data set, or the picture of it."""
     parser = argparse.ArgumentParser(description="Render the sample data set.")
-    parser.add_argument("out", nargs="?", type=Path, help="folder to write, such as data/raw")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("out", nargs="?", type=Path, help="folder to write, such as data/raw")
+    target.add_argument("--sheet", type=Path, help="write only a contact sheet, to this PNG")
     parser.add_argument("--seed", type=int, default=SEED)
     args = parser.parse_args()
-    generate(args.out, args.seed)
+    if args.sheet:
+        draw_sheet(args.sheet, args.seed)
+    else:
+        generate(args.out, args.seed)
 
 
 if __name__ == "__main__":

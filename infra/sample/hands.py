@@ -21,7 +21,9 @@ def paint_arm(canvas: Canvas, hand: Hand, person: Participant) -> np.ndarray:
     if not person.bare_arms:
         cuff = wrist - 0.05 * ahead
         _limb(canvas, elbow, cuff, 0.095 * k, 0.062 * k, person.sleeve)
-        canvas.stroke(np.stack([cuff - 0.06 * k * across, cuff + 0.06 * k * across]), 0.02, shade(person.sleeve, 0.7))
+        canvas.stroke(
+            np.stack([cuff - 0.06 * k * across, cuff + 0.06 * k * across]), 0.02, shade(person.sleeve, 0.7)
+        )
     palm = _disc(centre - 0.01 * ahead, 0.056 * k, 0.064 * k, ahead)
     canvas.polygon(palm, shade(skin, 0.96))
     thumb = _thumb(hand, person)
@@ -53,7 +55,7 @@ def _frame(hand: Hand, person: Participant) -> tuple[np.ndarray, np.ndarray, np.
     ahead = grasp - _elbow(hand)
     ahead /= np.linalg.norm(ahead)
     across = sign * np.array([ahead[1], -ahead[0]])
-    centre = grasp - 0.045 * person.hand_size * ahead  # what is held lies before the palm, not under it
+    centre = grasp - 0.065 * person.hand_size * ahead  # what is held lies before the palm, not under it
     return centre, ahead, across
 
 
@@ -76,15 +78,22 @@ def _thumb(hand: Hand, person: Participant) -> np.ndarray:
     centre, ahead, across = _frame(hand, person)
     k, out = person.hand_size, 0.075 - 0.025 * hand.grip
     root = centre - 0.02 * k * ahead + 0.04 * k * across
-    return np.stack([root, root + k * (out * across + 0.02 * ahead), root + k * (0.8 * out * across + 0.06 * ahead)])
+    return np.stack(
+        [root, root + k * (out * across + 0.02 * ahead), root + k * (0.8 * out * across + 0.06 * ahead)]
+    )
 
 
-def _limb(canvas: Canvas, a: np.ndarray, b: np.ndarray, wide: float, narrow: float, colour: np.ndarray | tuple) -> None:
+def _limb(
+    canvas: Canvas, a: np.ndarray, b: np.ndarray, wide: float, narrow: float, colour: np.ndarray | tuple
+) -> None:
     """Paint a tapering limb from `a` to `b`, lit from one side."""
     along = (b - a) / np.linalg.norm(b - a)
     side = np.array([-along[1], along[0]])
     canvas.polygon(np.stack([a - wide * side, b - narrow * side, b + narrow * side, a + wide * side]), colour)
-    canvas.polygon(np.stack([a + 0.4 * wide * side, b + 0.4 * narrow * side, b + narrow * side, a + wide * side]), shade(colour, 0.78))
+    canvas.polygon(
+        np.stack([a + 0.4 * wide * side, b + 0.4 * narrow * side, b + narrow * side, a + wide * side]),
+        shade(colour, 0.78),
+    )
 
 
 def _disc(centre: np.ndarray, long: float, wide: float, ahead: np.ndarray) -> np.ndarray:

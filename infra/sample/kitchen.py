@@ -70,7 +70,9 @@ def _wall(canvas: Canvas, style: str, colour: Colour, rng: np.random.Generator) 
         for row, y in enumerate(np.arange(y0, COUNTER_Y, height)):
             for x in np.arange(x0 - (row % 2) * width / 2 * (style == "brick"), x1, width):
                 tone = shade(colour, float(rng.uniform(0.9, 1.08)))
-                canvas.polygon(_box(x + 0.006, y + 0.006, x + width - 0.006, min(COUNTER_Y, y + height - 0.006)), tone)
+                canvas.polygon(
+                    _box(x + 0.006, y + 0.006, x + width - 0.006, min(COUNTER_Y, y + height - 0.006)), tone
+                )
             canvas.stroke(np.array([(x0, y), (x1, y)]), 0.008, shade(colour, 0.78))
     elif style in ("wood", "steel"):
         for x in np.arange(x0, x1, 0.17 if style == "wood" else 0.4):
@@ -133,8 +135,13 @@ def _spot(rng: np.random.Generator) -> tuple[float, float]:
 def _board(canvas: Canvas, rng: np.random.Generator) -> None:
     """A cutting board with a knife on it."""
     x, y = float(rng.uniform(-0.55, -0.1)), float(rng.uniform(0.6, 0.9))
-    canvas.polygon(np.array([(x - 0.2, y - 0.1), (x + 0.18, y - 0.12), (x + 0.22, y + 0.1), (x - 0.22, y + 0.11)]), (196, 158, 110))
-    canvas.polygon(np.array([(x - 0.15, y - 0.01), (x + 0.06, y - 0.03), (x + 0.06, y + 0.02)]), (206, 210, 214))
+    canvas.polygon(
+        np.array([(x - 0.2, y - 0.1), (x + 0.18, y - 0.12), (x + 0.22, y + 0.1), (x - 0.22, y + 0.11)]),
+        (196, 158, 110),
+    )
+    canvas.polygon(
+        np.array([(x - 0.15, y - 0.01), (x + 0.06, y - 0.03), (x + 0.06, y + 0.02)]), (206, 210, 214)
+    )
     canvas.stroke(np.array([(x + 0.06, y - 0.004), (x + 0.16, y - 0.01)]), 0.026, (52, 42, 40))
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from infra.sample.cast import CONTAINERS, Clip, Participant
 
 COUNTER_Y = 0.4
-SINK = (0.34, 0.66)
+SINK = (0.3, 0.66)
+_SIDE = 0.38  # where a hand takes hold: this far from the thing's middle, in its heights
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Weight:
 
 WEIGHTS = {
     "cup": Weight(1.0, 1.0, 1.0, 0.0, 0.0),
-    "jar": Weight(0.72, 0.68, 0.6, 0.0, 0.0),
-    "tin": Weight(1.25, 1.2, 1.25, 0.05, 0.0),
+    "jar": Weight(0.62, 0.62, 0.5, 0.0, 0.0),
+    "tin": Weight(1.38, 1.3, 1.3, 0.06, 0.0),
     "sponge": Weight(1.0, 0.9, 0.9, 0.0, 0.0),
     "cloth": Weight(0.95, 1.1, 1.1, 0.0, 1.0),
 }
@@ -102,7 +103,7 @@ class Gesture:
         if not floppy:
             return moment
         earlier = self._rigid(time_s - 0.11)
-        drag = 1.5 * floppy
+        drag = 2.0 * floppy
         flop = (drag * (earlier.thing.x - moment.thing.x), drag * (earlier.thing.y - moment.thing.y))
         return replace(moment, flop=flop)
 
@@ -134,7 +135,7 @@ class Gesture:
         if u < self.grasp:
             reach = _ease(u / self.grasp)
             home = self._home(self.side)
-            at = _mix(home, (x + 0.05 * self.sign, y), reach)
+            at = _mix(home, (x + _SIDE * self.size * self.sign, y), reach)
             hand = Hand(self.side, at[0], at[1], 0.2 + 0.6 * _ease(2 * reach - 1), u > 0.94 * self.grasp)
             return Moment(self._standing(), (self._other(0, 0, False), hand))
         go = (u - self.grasp) / (1 - self.grasp)
@@ -144,7 +145,7 @@ class Gesture:
         px, py = _mix((x, y), (self.exit_x, 1.1), way)
         swing = self.turn + 0.5 * weight.reach * way * self.sign * self.tilt / 1.1
         thing = Pose(px + over, py - high, swing, self.size * (1 + 0.3 * way))
-        hand = Hand(self.side, thing.x + 0.05 * self.sign, thing.y, 0.8, True)
+        hand = Hand(self.side, thing.x + _SIDE * thing.size * self.sign, thing.y, 0.8, True)
         return Moment(thing, (self._other(0, 0, False), hand))
 
     def _standing(self) -> Pose:
@@ -168,7 +169,7 @@ class Gesture:
         lift = (1 - self._arrival(u)) * 0.4
         hand = Hand(self.side, grip[0] + lift * self.sign, grip[1] + lift, 0.9, True)
         spoon = (hand.x, hand.y, tip[0] + lift * self.sign, tip[1] + lift)
-        other = self._other(thing.x - 0.07 * self.sign, thing.y + 0.02, self.helper)
+        other = self._other(thing.x - 0.4 * self.size * self.sign, thing.y + 0.03, self.helper)
         return Moment(thing, (other, hand), spoon=spoon)
 
     def _hold(self, u: float, cycle: float) -> Moment:
@@ -181,7 +182,7 @@ class Gesture:
         x = self.spot[0] - 0.25 * self.amplitude * up * np.cos(cycle) * self.flatness
         y = self.spot[1] - high + 0.45 * self.amplitude * up * wave
         thing = Pose(x, y, angle, self.size * (1 + 0.1 * up))
-        hand = Hand(self.side, x + 0.06 * self.sign, y, 0.85, True)
+        hand = Hand(self.side, x + _SIDE * thing.size * self.sign, y, 0.85, True)
         stream = None
         if self.verb == "pour" and up > 0.8:
             lip = (x - self.sign * 0.5 * thing.size, y - 0.15 * thing.size)
@@ -198,15 +199,18 @@ class Gesture:
             stream = (self.spot[0] + 0.02, 0.3, self.spot[0] + 0.02, self.spot[1] + 0.06)
         if self.noun not in CONTAINERS:
             thing = Pose(
-                self.spot[0] + dx + away * self.sign, self.spot[1] + dy + away, self.turn + 1.5 * dx, self.size
+                self.spot[0] + dx + away * self.sign,
+                self.spot[1] + dy + away,
+                self.turn + 1.5 * dx,
+                self.size,
             )
-            hand = Hand(self.side, thing.x + 0.02 * self.sign, thing.y + 0.03, 0.5, True)
+            hand = Hand(self.side, thing.x + _SIDE * thing.size * self.sign, thing.y + 0.03, 0.5, True)
             return Moment(thing, (self._other(0, 0, False), hand), stream=stream)
         tremble = Pose(self.spot[0] + 0.12 * dx, self.spot[1] + 0.1 * dy, self.turn + 0.8 * dx, self.size)
-        x = tremble.x + 0.5 * dx + (0.03 + away) * self.sign
+        x = tremble.x + 0.5 * dx + (0.06 + away) * self.sign
         y = tremble.y + 0.8 * dy + away
         hand = Hand(self.side, x, y, 0.6, True)
-        other = self._other(tremble.x - 0.07 * self.sign, tremble.y + 0.02, True)
+        other = self._other(tremble.x - 0.4 * self.size * self.sign, tremble.y + 0.03, True)
         pad = Pose(x - 0.02 * self.sign, y - 0.01, 2 * dx, 0.12)
         return Moment(tremble, (other, hand), pad=pad, stream=stream)
 
@@ -225,7 +229,7 @@ def draw_gesture(clip: Clip, person: Participant, size: float, rng: np.random.Ge
     spot = (
         (SINK[0] + rng.uniform(-0.1, 0.1), SINK[1] + rng.uniform(-0.06, 0.06))
         if near_sink
-        else (rng.uniform(-0.32, 0.32), rng.uniform(0.52, 0.74))
+        else (rng.uniform(-0.28, 0.28), rng.uniform(0.54, 0.74))
     )
     return Gesture(
         verb=clip.verb,
@@ -236,11 +240,11 @@ def draw_gesture(clip: Clip, person: Participant, size: float, rng: np.random.Ge
         spot=spot,
         size=size,
         turn=float(rng.normal(0.0, 0.12)),
-        rate_hz=_RATES_HZ.get(clip.verb, 1.5) * weight.tempo * person.speed * float(rng.uniform(0.8, 1.25)),
+        rate_hz=_RATES_HZ.get(clip.verb, 1.5) * weight.tempo * person.speed * float(rng.uniform(0.87, 1.15)),
         amplitude=_AMPLITUDES.get(clip.verb, 0.1)
         * weight.reach
         * person.amplitude
-        * float(rng.uniform(0.75, 1.3)),
+        * float(rng.uniform(0.85, 1.2)),
         flatness=_FLATNESS.get(clip.verb, 0.5) * float(rng.uniform(0.5, 1.6)),
         phase=float(rng.uniform(0, 2 * np.pi)),
         tilt=_TILTS.get(clip.verb, 1.0) * float(rng.uniform(0.7, 1.3)),

@@ -26,7 +26,7 @@ class Look:
     handle_right: bool
 
 
-_SIZES = {"cup": 0.2, "jar": 0.24, "tin": 0.23, "sponge": 0.17, "cloth": 0.17}
+_SIZES = {"cup": 0.22, "jar": 0.29, "tin": 0.25, "sponge": 0.19, "cloth": 0.22}
 _POTTERY = ((235, 232, 222), (70, 98, 150), (178, 62, 52), (62, 128, 96), (226, 178, 70), (120, 120, 130))
 _VESSEL = ((176, 190, 192), (196, 198, 200), (150, 164, 160), (205, 196, 176), (160, 150, 140))
 _SOFT = ((236, 206, 84), (120, 178, 110), (226, 128, 116), (110, 160, 206), (214, 206, 190), (188, 140, 190))
@@ -40,7 +40,7 @@ def draw_look(noun: str, rng: np.random.Generator) -> Look:
     return Look(
         colour=tuple(colour),
         accent=tuple(accent),
-        size=_SIZES[noun] * float(rng.uniform(0.85, 1.18)),
+        size=_SIZES[noun] * float(rng.uniform(0.88, 1.14)),
         girth=float(rng.uniform(0.9, 1.15)),
         handle_right=bool(rng.random() < 0.5),
     )
@@ -54,7 +54,16 @@ def _place(points: np.ndarray, pose: Pose) -> np.ndarray:
 
 def _paint_cup(canvas: Canvas, pose: Pose, look: Look, flop: tuple[float, float]) -> np.ndarray:
     g, side = look.girth, 1 if look.handle_right else -1
-    body = np.array([(-0.4 * g, -0.42), (0.4 * g, -0.42), (0.33 * g, 0.4), (0.24 * g, 0.5), (-0.24 * g, 0.5), (-0.33 * g, 0.4)])
+    body = np.array(
+        [
+            (-0.4 * g, -0.42),
+            (0.4 * g, -0.42),
+            (0.33 * g, 0.4),
+            (0.24 * g, 0.5),
+            (-0.24 * g, 0.5),
+            (-0.33 * g, 0.4),
+        ]
+    )
     handle = ellipse(side * 0.42 * g, 0.0, 0.22, 0.24)
     canvas.stroke(_place(handle, pose), 0.1 * pose.size, shade(look.colour, 0.8))
     canvas.polygon(_place(body, pose), look.colour)
@@ -63,17 +72,35 @@ def _paint_cup(canvas: Canvas, pose: Pose, look: Look, flop: tuple[float, float]
     canvas.polygon(_place(band, pose), look.accent)
     canvas.polygon(_place(ellipse(0, -0.42, 0.4 * g, 0.13), pose), shade(look.colour, 1.12))
     canvas.polygon(_place(ellipse(0, -0.41, 0.33 * g, 0.09), pose), (72, 50, 36))
-    return np.concatenate([_place(body, pose), _place(handle, pose), _place(ellipse(0, -0.42, 0.4, 0.13), pose)])
+    return np.concatenate(
+        [_place(body, pose), _place(handle, pose), _place(ellipse(0, -0.42, 0.4, 0.13), pose)]
+    )
 
 
 def _paint_jar(canvas: Canvas, pose: Pose, look: Look, flop: tuple[float, float]) -> np.ndarray:
     g = look.girth
     body = np.array(
-        [(-0.27 * g, -0.42), (0.27 * g, -0.42), (0.29 * g, -0.3), (0.36 * g, -0.2), (0.36 * g, 0.42), (0.28 * g, 0.5)]
+        [
+            (-0.27 * g, -0.42),
+            (0.27 * g, -0.42),
+            (0.29 * g, -0.3),
+            (0.36 * g, -0.2),
+            (0.36 * g, 0.42),
+            (0.28 * g, 0.5),
+        ]
         + [(-0.28 * g, 0.5), (-0.36 * g, 0.42), (-0.36 * g, -0.2), (-0.29 * g, -0.3)]
     )
     canvas.polygon(_place(body, pose), shade(look.colour, 1.05))
-    filling = np.array([(-0.32 * g, -0.02), (0.32 * g, -0.02), (0.32 * g, 0.42), (0.26 * g, 0.46), (-0.26 * g, 0.46), (-0.32 * g, 0.42)])
+    filling = np.array(
+        [
+            (-0.32 * g, -0.02),
+            (0.32 * g, -0.02),
+            (0.32 * g, 0.42),
+            (0.26 * g, 0.46),
+            (-0.26 * g, 0.46),
+            (-0.32 * g, 0.42),
+        ]
+    )
     canvas.polygon(_place(filling, pose), 0.5 * np.array(look.accent) + 0.5 * np.array(look.colour))
     glint = np.array([(-0.27 * g, -0.16), (-0.21 * g, -0.16), (-0.21 * g, 0.38), (-0.27 * g, 0.38)])
     canvas.polygon(_place(glint, pose), shade(look.colour, 1.35))
@@ -84,7 +111,16 @@ def _paint_jar(canvas: Canvas, pose: Pose, look: Look, flop: tuple[float, float]
 
 def _paint_tin(canvas: Canvas, pose: Pose, look: Look, flop: tuple[float, float]) -> np.ndarray:
     g = look.girth
-    body = np.array([(-0.34 * g, -0.42), (0.34 * g, -0.42), (0.34 * g, 0.42), (0.24 * g, 0.5), (-0.24 * g, 0.5), (-0.34 * g, 0.42)])
+    body = np.array(
+        [
+            (-0.34 * g, -0.42),
+            (0.34 * g, -0.42),
+            (0.34 * g, 0.42),
+            (0.24 * g, 0.5),
+            (-0.24 * g, 0.5),
+            (-0.34 * g, 0.42),
+        ]
+    )
     canvas.polygon(_place(body, pose), look.colour)
     canvas.polygon(_place(body * (0.25, 1.0) + (0.25 * g, 0.0), pose), shade(look.colour, 0.72))
     label = np.array([(-0.34 * g, -0.2), (0.34 * g, -0.2), (0.34 * g, 0.3), (-0.34 * g, 0.3)])
@@ -123,7 +159,9 @@ def _paint_cloth(canvas: Canvas, pose: Pose, look: Look, flop: tuple[float, floa
     canvas.polygon(outline, look.colour)
     fold = np.stack([outline[7], outline[:8].mean(0), outline[3]])
     canvas.polygon(np.concatenate([fold, outline[4:7]]), shade(look.colour, 0.72))
-    canvas.stroke(np.stack([outline[0], outline.mean(0), outline[5]]), 0.05 * pose.size, shade(look.colour, 0.85))
+    canvas.stroke(
+        np.stack([outline[0], outline.mean(0), outline[5]]), 0.05 * pose.size, shade(look.colour, 0.85)
+    )
     return outline
 
 
@@ -137,7 +175,9 @@ _PAINTERS: dict[str, _Painter] = {
 }
 
 
-def paint(canvas: Canvas, noun: str, pose: Pose, look: Look, flop: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+def paint(
+    canvas: Canvas, noun: str, pose: Pose, look: Look, flop: tuple[float, float] = (0.0, 0.0)
+) -> np.ndarray:
     """Paint one thing and return its outline (n, 2) in kitchen coordinates."""
     return _PAINTERS[noun](canvas, pose, look, flop)
 
@@ -152,7 +192,10 @@ def paint_spoon(canvas: Canvas, ends: tuple[float, float, float, float]) -> np.n
 
 def paint_shadow(canvas: Canvas, pose: Pose, ground: Colour) -> None:
     """Paint the dark patch a standing thing leaves on the counter of colour `ground`."""
-    canvas.polygon(ellipse(pose.x + 0.02, pose.y + 0.46 * pose.size, 0.5 * pose.size, 0.12 * pose.size), shade(ground, 0.62))
+    canvas.polygon(
+        ellipse(pose.x + 0.02, pose.y + 0.46 * pose.size, 0.5 * pose.size, 0.12 * pose.size),
+        shade(ground, 0.62),
+    )
 
 
 def paint_stream(canvas: Canvas, stream: tuple[float, float, float, float], colour: Colour) -> None:

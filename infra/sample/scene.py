@@ -65,9 +65,9 @@ class Scene:
 
     def _stage(self, clip: Clip, ends_s: float, rng: np.random.Generator) -> Act:
         own = self._household[clip.noun]
-        look = own if rng.random() < 0.6 else draw_look(clip.noun, rng)
+        look = own if rng.random() < 0.3 else draw_look(clip.noun, rng)
         gesture = draw_gesture(clip, self._person, look.size, rng)
-        others = rng.permutation([noun for noun in NOUNS if noun != clip.noun])[: int(rng.integers(1, 4))]
+        others = rng.permutation([noun for noun in NOUNS if noun != clip.noun])[: int(rng.integers(0, 3))]
         bystanders = []
         for noun in others:
             aside = self._household[str(noun)]
@@ -81,7 +81,9 @@ class Scene:
     def frame(self, time_s: float, noise: np.random.Generator) -> tuple[np.ndarray, list[Truth]]:
         """Paint the frame at `time_s`: RGB (height, width, 3; uint8) and the true boxes in it."""
         person = self._person
-        instants = [time_s] if person.light == "day" else [time_s - 0.4 / person.fps, time_s]  # a long exposure smears
+        instants = (
+            [time_s] if person.light == "day" else [time_s - 0.4 / person.fps, time_s]
+        )  # a long exposure smears
         layers = []
         truths: list[Truth] = []
         for instant in instants:
@@ -97,7 +99,11 @@ class Scene:
         inverse = cv2.invertAffineTransform(self._kitchen.to_pixels)
         warp = np.vstack([to_pixels, [0, 0, 1]]) @ np.vstack([inverse, [0, 0, 1]])
         image = cv2.warpAffine(
-            self._kitchen.image, warp[:2], (self._width, self._height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            self._kitchen.image,
+            warp[:2],
+            (self._width, self._height),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
         )
         canvas = Canvas(image, to_pixels)
         return image, self._paint(canvas, time_s)
@@ -135,7 +141,12 @@ class Scene:
         return truths
 
     def _truth(
-        self, canvas: Canvas, category: str, outline: np.ndarray, side: str | None = None, touching: bool = False
+        self,
+        canvas: Canvas,
+        category: str,
+        outline: np.ndarray,
+        side: str | None = None,
+        touching: bool = False,
     ) -> Truth:
         pixels = canvas.project(outline) / (self._width, self._height)
         x1, y1 = pixels.min(0)
@@ -148,7 +159,10 @@ class Scene:
         if light == "dim":
             image, sigma = image * np.array([0.3, 0.32, 0.38], np.float32) + 6, 3.0
         elif light == "lamp":
-            x, y = self._camera.to_pixels(time_s, self._person.width, self._person.height) @ (*self._lamp, 1.0)
+            x, y = self._camera.to_pixels(time_s, self._person.width, self._person.height) @ (
+                *self._lamp,
+                1.0,
+            )
             ys, xs = np.mgrid[: image.shape[0], : image.shape[1]].astype(np.float32)
             fall = np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / (0.9 * image.shape[0]) ** 2)[..., None]
             image, sigma = image * (0.22 + 0.85 * fall) * np.array([1.05, 0.84, 0.58], np.float32), 2.0
@@ -164,12 +178,14 @@ class _Camera:
 
     def __init__(self, person: Participant, rng: np.random.Generator) -> None:
         waves = 7
-        self._rates = np.concatenate([rng.uniform(0.15, 0.8, (4, 4)), rng.uniform(1.0, 3.2, (4, waves - 4))], axis=1)
+        self._rates = np.concatenate(
+            [rng.uniform(0.15, 0.8, (4, 4)), rng.uniform(1.0, 3.2, (4, waves - 4))], axis=1
+        )
         strengths = np.concatenate([np.full(4, 0.8), np.full(waves - 4, 0.3)])
         self._strengths = person.shake * strengths * rng.uniform(0.4, 1.2, (4, waves))
         self._phases = rng.uniform(0, 2 * np.pi, (4, waves))
-        self._zoom = float(rng.uniform(0.92, 1.12))
-        self._centre = (float(rng.uniform(-0.06, 0.06)), float(rng.uniform(0.5, 0.56)))
+        self._zoom = float(rng.uniform(1.08, 1.3))
+        self._centre = (float(rng.uniform(-0.06, 0.06)), float(rng.uniform(0.55, 0.6)))
 
     def to_pixels(self, time_s: float, width: int, height: int) -> np.ndarray:
         """The affine map (2, 3) from kitchen coordinates to pixels of a width x height frame."""

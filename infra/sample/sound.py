@@ -33,7 +33,7 @@ class _Track:
         self.samples = np.zeros(int(np.ceil(duration_s * rate_hz)))
 
     def add(self, start_s: float, sound: np.ndarray) -> None:
-        first = max(0, int(round(start_s * self.rate_hz)))
+        first = max(0, round(start_s * self.rate_hz))
         sound = sound[: max(0, len(self.samples) - first)]
         self.samples[first : first + len(sound)] += sound
 
@@ -44,7 +44,9 @@ class _Track:
         """Noise between two frequencies, root mean square 1."""
         nyquist = 0.5 * self.rate_hz
         band = [low_hz / nyquist, min(0.98, high_hz / nyquist)]
-        noise = sosfilt(butter(2, band, btype="band", output="sos"), self.rng.standard_normal(len(self.times(duration_s))))
+        noise = sosfilt(
+            butter(2, band, btype="band", output="sos"), self.rng.standard_normal(len(self.times(duration_s)))
+        )
         return np.asarray(noise / (noise.std() + 1e-9))
 
     def knock(self, noun: str, hardness: float = 1.0) -> np.ndarray:
@@ -54,7 +56,9 @@ class _Track:
         pitch = rng.uniform(0.93, 1.07)
         modes = [f for f in _MODES_HZ[noun] if f * pitch < 0.48 * self.rate_hz]
         rung = sum(
-            rng.uniform(0.4, 1.0) * np.sin(2 * np.pi * f * pitch * t + rng.uniform(0, 6)) * np.exp(-t / (decay / (1 + k * 0.3)))
+            rng.uniform(0.4, 1.0)
+            * np.sin(2 * np.pi * f * pitch * t + rng.uniform(0, 6))
+            * np.exp(-t / (decay / (1 + k * 0.3)))
             for k, f in enumerate(modes)
         )
         click = self.rng.standard_normal(len(t)) * np.exp(-t / 0.004)
@@ -164,7 +168,7 @@ def render_sound(person: Participant, session: Session, gestures: list[Gesture],
     for gesture in gestures:
         voice = _Track(session.duration_s, person.audio_hz, rng)
         _VOICES[gesture.verb](voice, gesture)
-        loudness = _MASTER * 10 ** (rng.uniform(-4, 4) / 20)
+        loudness = _MASTER * 10 ** (rng.uniform(-7, 3) / 20)
         track.samples += voice.samples * loudness / (_loudest(voice) + 1e-9)
     noise = _Track(session.duration_s, person.audio_hz, rng)
     _hum(noise, person)
