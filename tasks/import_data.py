@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from tasks import params
@@ -196,8 +197,8 @@ def written_params(text: str, current: params.Params, found: Summary) -> tuple[s
     notes: list[str] = []
     data = document["data"]
     data["name"], data["format"] = _scalar(found.name), found.format
-    data["heads"] = {head: [_scalar(label) for label in classes] for head, classes in found.heads.items()}
-    data["slices"] = [_scalar(column) for column in found.slices]
+    data["heads"] = {head: _list(classes) for head, classes in found.heads.items()}
+    data["slices"] = _list(found.slices)
     _drop_absent(document, current, found, notes)
     _fit_folds(document, found, notes)
     if document["register"]["head"] not in (*found.heads, "action"):
@@ -205,6 +206,13 @@ def written_params(text: str, current: params.Params, found: Summary) -> tuple[s
     stream = StringIO()
     writer.dump(document, stream)
     return stream.getvalue(), notes
+
+
+def _list(texts: Sequence[str]) -> CommentedSeq:
+    """A YAML list in brackets."""
+    sequence = CommentedSeq(_scalar(text) for text in texts)
+    sequence.fa.set_flow_style()
+    return sequence
 
 
 def _scalar(text: str) -> str:

@@ -1,0 +1,220 @@
+"""`understudy import` takes a folder or an S3 prefix in: data/raw, data.dvc and params.yaml follow it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import boto3
+import pytest
+import yaml
+from moto.server import ThreadedMotoServer
+
+from tasks import params
+from tasks.errors import UserError
+from tasks.import_data import import_data, survey, written_params
+from tasks.layout import Workspace
+
+_REPOSITORY = Path(__file__).parents[2]
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=root, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def _initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clone")
+    os.environ["DVC_SITE_CACHE_DIR"] = str(tmp_path_factory.mktemp("site"))
+    dvc(root, "init", "--no-scm", "-q")
+    shutil.copy(_REPOSITORY / "params.yaml", root)
+    return root
+
+
+@pytest.fixture
+def clone(_initialised: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setenv("UNDERSTUDY_WORK", str(tmp_path / "work"))
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    shutil.copytree(_initialised, tmp_path / "clone")
+    return Workspace(tmp_path / "clone")
+
+
+@pytest.fixture
+def source(raw_folder) -> Path:
+    return raw_folder()
+
+
+def test_a_folder_is_taken_in(clone: Workspace, source: Path, capsys):
+    found = import_data(str(source), clone)
+    assert (found.clips, found.videos, found.groups, found.sound, found.detections) == (
+        12,
+        12,
+        6,
+        True,
+        False,
+    )
+    assert (clone.raw / "videos" / "v3.mp4").read_bytes() == (source / "videos" / "v3.mp4").read_bytes()
+    (tracked,) = yaml.safe_load((clone.root / "data.dvc").read_text())["outs"]
+    assert tracked["path"] == "data/raw" and tracked["nfiles"] == 13
+    assert "up to date" in dvc(clone.root, "status", "data.dvc")
+    written = params.load(clone.params)
+    assert written.data.heads == {"action": ["cut", "wash"]}
+    assert (written.data.name, written.data.slices) == ("raw", [])
+    assert "detections" not in written.modalities and "detections" not in written.teachers
+    assert "audio" in written.modalities
+    told = capsys.readouterr().out
+    assert "no video has detections" in told and "understudy run" in told
+
+
+def test_comments_and_the_other_numbers_stay(clone: Workspace, source: Path):
+    before = clone.params.read_text()
+    import_data(str(source), clone)
+    after = clone.params.read_text()
+    assert [line for line in before.splitlines() if line.startswith("#")] == [
+        line for line in after.splitlines() if line.startswith("#")
+    ]
+    old, new = yaml.safe_load(before), yaml.safe_load(after)
+    assert old["teachers"]["rgb"]["training"] == new["teachers"]["rgb"]["training"]
+    assert old["views"] == new["views"] and old["students"] == new["students"]
+
+
+def test_import_again_and_back(clone: Workspace, source: Path):
+    import_data(str(source), clone)
+    first = (clone.root / "data.dvc").read_text()
+    (source / "videos" / "v0.mp4").write_bytes((source / "videos" / "v1.mp4").read_bytes() + b"\0")
+    import_data(str(source), clone)
+    assert (clone.root / "data.dvc").read_text() != first
+    (clone.root / "data.dvc").write_text(first)
+    dvc(clone.root, "checkout", "--force", "data.dvc")
+    assert (clone.raw / "videos" / "v0.mp4").read_bytes() == (source / "videos" / "v1.mp4").read_bytes()
+
+
+def test_changes_that_dvc_does_not_hold_are_not_lost(clone: Workspace, source: Path):
+    import_data(str(source), clone)
+    (clone.raw / "videos" / "mine.mp4").write_bytes(b"precious")
+    with pytest.raises(UserError, match="changes that DVC does not hold"):
+        import_data(str(source), clone)
+    assert (clone.raw / "videos" / "mine.mp4").read_bytes() == b"precious"
+    import_data(str(source), clone, force=True)
+    assert not (clone.raw / "videos" / "mine.mp4").exists()
+
+
+def test_a_dry_run_changes_nothing(clone: Workspace, source: Path, capsys):
+    before = clone.params.read_text()
+    import_data(str(source), clone, dry_run=True)
+    assert not clone.raw.exists() and not (clone.root / "data.dvc").exists()
+    assert clone.params.read_text() == before
+    assert "nothing was changed" in capsys.readouterr().out
+
+
+def test_folds_follow_the_groups(clone: Workspace, raw_folder):
+    source = raw_folder(
+        [[f"c{n}", f"v{n}.mp4", 0, 1, "cut" if n % 2 else "wash", f"g{n // 4}"] for n in range(16)]
+    )
+    found = survey(source, str(source))
+    current = params.load(clone.params)
+    text, notes = written_params(clone.params.read_text(), current, found)
+    assert found.training_groups == 2
+    assert {teacher.folds for teacher in params.parse(text, clone.params).teachers.values()} == {2}
+    assert any("2 fold(s)" in note for note in notes)
+
+
+def test_no_sound_at_all_drops_audio(clone: Workspace, source: Path, films):
+    for video in (source / "videos").iterdir():
+        films.write(video, films.grey(10))
+    written = written_params(
+        clone.params.read_text(), params.load(clone.params), survey(source, str(source))
+    )[0]
+    assert "audio" not in params.parse(written, clone.params).modalities
+
+
+def test_classes_that_yaml_would_misread_survive(clone: Workspace, raw_folder):
+    labels = ["no", "1e3", "10", "9", "it's: [odd] #1", "窗"]
+    source = raw_folder([[f"c{n}", f"v{n}.mp4", 0, 1, labels[n % 6], f"g{n}"] for n in range(24)])
+    text, _ = written_params(clone.params.read_text(), params.load(clone.params), survey(source, str(source)))
+    assert params.parse(text, clone.params).data.heads["action"] == [
+        "9",
+        "10",
+        "1e3",
+        "it's: [odd] #1",
+        "no",
+        "窗",
+    ]
+
+
+def test_verb_noun_and_slices(raw_folder):
+    columns = ["clip_id", "video", "start_s", "stop_s", "verb", "noun", "group", "light", "note"]
+    source = raw_folder(
+        [
+            [
+                f"c{n}",
+                f"v{n}.mp4",
+                0,
+                1,
+                "ab"[n % 2],
+                "xy"[n % 2],
+                f"g{n}",
+                "on" if n % 3 else "off",
+                f"free text {n}",
+            ]
+            for n in range(24)
+        ],
+        columns,
+    )
+    found = survey(source, str(source))
+    assert found.heads == {"verb": ["a", "b"], "noun": ["x", "y"]}
+    assert found.slices == ["light"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda raw: shutil.rmtree(raw), "is not a folder"),
+        (lambda raw: (raw / "annotations.csv").unlink(), "no annotations of a known format"),
+        (lambda raw: shutil.rmtree(raw / "videos"), "none of its 12 video"),
+        (lambda raw: (raw / "videos" / "x.mp4").symlink_to("/etc/hostname"), "link that leads out"),
+        (
+            lambda raw: (raw / "annotations.csv").write_text(
+                "clip_id,video,start_s,stop_s,action\na,v0.mp4,0,1,cut\n"
+            ),
+            "there is nothing to recognise",
+        ),
+        (
+            lambda raw: (raw / "annotations.csv").write_text(
+                "clip_id,video,start_s,stop_s,label\na,v0.mp4,0,1,cut\n"
+            ),
+            "has no label column",
+        ),
+    ],
+)
+def test_a_bad_source_changes_nothing(clone: Workspace, source: Path, spoil, message: str):
+    before = clone.params.read_text()
+    spoil(source)
+    with pytest.raises(UserError, match=message):
+        import_data(str(source), clone)
+    assert not clone.raw.exists() and clone.params.read_text() == before
+
+
+def test_from_s3(clone: Workspace, source: Path, monkeypatch: pytest.MonkeyPatch):
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        bucket = boto3.resource("s3").create_bucket(Bucket="recordings")
+        for path in source.rglob("*"):
+            if path.is_file():
+                bucket.upload_file(str(path), f"2024/kitchen/{path.relative_to(source).as_posix()}")
+        found = import_data("s3://recordings/2024/kitchen", clone)
+    finally:
+        server.stop()
+    assert found.name == "kitchen" and params.load(clone.params).data.name == "kitchen"
+    assert {p.name for p in clone.raw.iterdir()} == {"annotations.csv", "videos"}
+    assert len(list((clone.raw / "videos").iterdir())) == 12

@@ -1,0 +1,303 @@
+"""Ingest takes what is usable, says of everything else why not, and refuses what contradicts itself."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks.clips import read_clips, read_videos
+from tasks.errors import UserError
+from tasks.ingest import build_index
+from tasks.layout import Workspace
+from tasks.params import Data
+
+_LABELS = ["cut", "wash"]
+
+
+def data(**changes) -> Data:
+    values = {
+        "name": "tiny",
+        "format": "folder",
+        "heads": {"action": _LABELS},
+        "validation_share": 0.2,
+        "test_share": 0.2,
+        "split_seed": 0,
+        "slices": [],
+    }
+    return Data.model_validate(values | changes)
+
+
+def rows(count: int = 12) -> list[list[object]]:
+    return [[f"c{n}", f"v{n}.mp4", 0.0, 1.0, _LABELS[n % 2], f"g{n // 2}"] for n in range(count)]
+
+
+def build(root: Path, **changes) -> Workspace:
+    workspace = Workspace(root)
+    build_index(data(**changes), workspace)
+    return workspace
+
+
+@pytest.fixture(autouse=True)
+def _work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("UNDERSTUDY_WORK", str(tmp_path / "work"))
+
+
+def quarantine(workspace: Workspace) -> list[dict[str, str]]:
+    with (workspace.index / "quarantine.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_whole_folder(tmp_path: Path, raw_folder, capsys):
+    raw_folder()
+    workspace = build(tmp_path)
+    clips, videos = read_clips(workspace.index), read_videos(workspace.index)
+    assert len(clips) == len(videos) == 12
+    assert quarantine(workspace) == []
+    assert {clip.split for clip in clips} == {"train", "val", "test"}
+    assert all(len({clip.split for clip in clips if clip.group == g}) == 1 for g in {c.group for c in clips})
+    assert videos["v0.mp4"].audio_rate_hz == 16000
+    summary = json.loads((workspace.index / "summary.json").read_text())
+    assert summary["clips"] == 12 and summary["videos_with_sound"] == 12
+    assert sum(summary["classes"]["action"]["cut"].values()) == 6
+    page = (workspace.data_report / "index.html").read_text()
+    assert page.count("data:image/jpeg") == 12 and "<svg" in page
+    assert 'src="http' not in page and 'href="http' not in page
+    assert "12 clips in 12 videos" in capsys.readouterr().out
+
+
+def test_again_is_the_same_and_probes_nothing(tmp_path: Path, raw_folder):
+    raw_folder()
+    workspace = build(tmp_path)
+    first = {path.name: path.read_bytes() for path in workspace.index.iterdir()}
+    page = (workspace.data_report / "index.html").read_bytes()
+    notes = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "probes").iterdir()}
+    build(tmp_path)
+    assert {path.name: path.read_bytes() for path in workspace.index.iterdir()} == first
+    assert (workspace.data_report / "index.html").read_bytes() == page
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "probes").iterdir()} == notes
+
+
+def with_first(changed: list[object]) -> list[list[object]]:
+    return [changed, *rows()[1:]]
+
+
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        (["c0", "v0.mp4", 0.0, 1.0, "", "g0"], "the label action is missing"),
+        (["c0", "v0.mp4", 0.9, 0.2, "cut", "g0"], "stops at 0.2 s, not after its start"),
+        (["c0", "v0.mp4", -0.5, 0.2, "cut", "g0"], "before the video"),
+        (["c0", "v0.mp4", 0.0, 7.5, "cut", "g0"], "stops at 7.5 s, but the video holds 1.0"),
+        (["c0", "v0.mp4", 3.0, 4.0, "cut", "g0"], "stops at 4 s, but the video holds 1.0"),
+        (["c0", "gone.webm", 0.0, 1.0, "cut", "g0"], "videos/gone.webm is missing"),
+    ],
+)
+def test_a_bad_row_goes_to_quarantine_and_the_rest_goes_on(tmp_path: Path, raw_folder, first, reason):
+    raw_folder(with_first(first))
+    workspace = build(tmp_path)
+    (line,) = quarantine(workspace)
+    assert (line["clip_id"], line["file"], line["row"]) == ("c0", "annotations.csv", "2")
+    assert reason in line["reason"]
+    assert len(read_clips(workspace.index)) == 11
+
+
+def test_bad_videos_go_to_quarantine(tmp_path: Path, raw_folder, films, monkeypatch):
+    raw = raw_folder()
+    videos = raw / "videos"
+    (videos / "v0.mp4").write_bytes(b"")
+    (videos / "v1.mp4").write_text("a list of things to buy\n" * 50)
+    (videos / "v2.mp4").write_bytes((videos / "v2.mp4").read_bytes()[:900])
+    (videos / "v3.mp4").unlink()
+    (videos / "v3.mp4").symlink_to("/etc/hostname")
+    workspace = build(tmp_path)
+    reasons = {line["clip_id"]: line["reason"] for line in quarantine(workspace)}
+    assert set(reasons) == {"c0", "c1", "c2", "c3"}
+    assert "is empty" in reasons["c0"]
+    assert "not a video" in reasons["c1"]
+    assert "not a video" in reasons["c2"]
+    assert "link that leads out" in reasons["c3"]
+
+
+def test_too_large_a_video(tmp_path: Path, raw_folder, films, monkeypatch):
+    raw = raw_folder()
+    size = (raw / "videos" / "v1.mp4").stat().st_size
+    with (raw / "videos" / "v0.mp4").open("ab") as stream:
+        stream.write(b"\0" * 10)
+    monkeypatch.setenv("UNDERSTUDY_MAX_VIDEO_BYTES", str(size))
+    (line,) = quarantine(build(tmp_path))
+    assert "UNDERSTUDY_MAX_VIDEO_BYTES" in line["reason"]
+
+
+def test_truncated_matroska_keeps_the_clips_before_the_cut(tmp_path: Path, raw_folder, films):
+    import numpy as np
+
+    many = rows()
+    many[0][1], many[0][2], many[0][3] = "long.mkv", 0.0, 0.5
+    many[1][1], many[1][2], many[1][3] = "long.mkv", 3.0, 3.9
+    raw = raw_folder(many)
+    noise = np.random.default_rng(0).integers(0, 255, (40, 48, 64, 3), dtype=np.uint8)
+    path = films.write(raw / "videos" / "long.mkv", noise)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    workspace = build(tmp_path)
+    (line,) = quarantine(workspace)
+    assert line["clip_id"] == "c1"
+    assert "c0" in {clip.clip_id for clip in read_clips(workspace.index)}
+
+
+def test_less_than_a_frame_beyond_the_end_is_clamped(tmp_path: Path, raw_folder):
+    raw_folder(with_first(["c0", "v0.mp4", 0.0, 1.06, "cut", "g0"]))
+    clip = read_clips(build(tmp_path).index)[0]
+    assert clip.stop_s == pytest.approx(1.0, abs=1e-3)
+
+
+def test_rotated_and_av1_videos_are_taken(tmp_path: Path, raw_folder, films):
+    raw = raw_folder()
+    films.turn_upright(raw / "videos" / "v0.mp4")
+    films.write(raw / "videos" / "v1.mp4", films.grey(10), codec="libsvtav1")
+    videos = read_videos(build(tmp_path).index)
+    assert (videos["v0.mp4"].width, videos["v0.mp4"].height, videos["v0.mp4"].reader) == (48, 64, "pyav")
+    assert videos["v1.mp4"].codec in ("libdav1d", "av1")
+
+
+@pytest.mark.parametrize(
+    "name", ["two words.mp4", 'it\'s "quoted".mp4', "台所/ψ.mp4", "cafe\u0301.mp4", "a;b&$c.mp4"]
+)
+def test_odd_names_work(tmp_path: Path, raw_folder, name: str):
+    raw_folder(with_first([f"id {name}", name, 0.0, 1.0, "cut", "g 0'<b>"]))
+    workspace = build(tmp_path)
+    assert len(read_clips(workspace.index)) == 12
+    assert "<b>" not in (workspace.data_report / "index.html").read_text()
+
+
+def test_names_compare_in_nfc(tmp_path: Path, raw_folder):
+    raw = raw_folder(with_first(["c0", "cafe\u0301.mp4", 0.0, 1.0, "cut", "g0"]))  # on disk: decomposed
+    assert (raw / "videos" / "cafe\u0301.mp4").exists()
+    assert read_clips(build(tmp_path).index)[0].video == "caf\u00e9.mp4"
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        (["c0", "../../secret.mp4", 0.0, 1.0, "cut", "g0"], "leaves its folder"),
+        (["c0", "/etc/passwd", 0.0, 1.0, "cut", "g0"], "absolute"),
+        (["c0", "a\\b.mp4", 0.0, 1.0, "cut", "g0"], "backslash"),
+        (["../c0", "v0.mp4", 0.0, 1.0, "cut", "g0"], "leaves its folder"),
+        (["", "v0.mp4", 0.0, 1.0, "cut", "g0"], "is empty"),
+        (["c\n0", "v0.mp4", 0.0, 1.0, "cut", "g0"], "line break"),
+        (["c0", "v0.mp4", "soon", 1.0, "cut", "g0"], "start_s is 'soon'"),
+        (["c0", "v0.mp4", 0.0, "nan", "cut", "g0"], "stop_s is 'nan'"),
+        (["c1", "v0.mp4", 0.0, 1.0, "cut", "g0"], "was used before, in row 2"),
+        (["c0", "v0.mp4", 0.0, 1.0, "wahs", "g0"], "did you mean 'wash'"),
+        (["c0", "v0.mp4", 0.0, 1.0, "cut"], "has 5 cells where the header has 6"),
+    ],
+)
+def test_a_contradiction_stops_with_file_and_row(tmp_path: Path, raw_folder, first, message: str):
+    raw_folder()
+    raw = tmp_path / "data" / "raw"
+    content = rows()
+    content[0] = first
+    with (raw / "annotations.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([["clip_id", "video", "start_s", "stop_s", "action", "group"], *content])
+    with pytest.raises(UserError, match=r"annotations\.csv, row [23]:") as caught:
+        build(tmp_path)
+    assert message in str(caught.value)
+    assert not (tmp_path / "data" / "index").exists()
+
+
+def test_the_same_group_in_two_splits(tmp_path: Path, raw_folder):
+    columns = ["clip_id", "video", "start_s", "stop_s", "action", "group", "split"]
+    content = [[*row, "train"] for row in rows()]
+    content[3][6] = "test"
+    raw_folder(content, columns)
+    with pytest.raises(UserError, match="row 5: group 'g1' is in test here and in train in row 4"):
+        build(tmp_path)
+
+
+def test_an_unknown_split(tmp_path: Path, raw_folder):
+    columns = ["clip_id", "video", "start_s", "stop_s", "action", "group", "split"]
+    raw_folder([[*row, "tets"] for row in rows()], columns)
+    with pytest.raises(UserError, match="did you mean 'test'"):
+        build(tmp_path)
+
+
+def test_val_is_carved_from_train(tmp_path: Path, raw_folder):
+    columns = ["clip_id", "video", "start_s", "stop_s", "action", "group", "split"]
+    content = [[*row, "test" if row[5] in ("g0", "g1") else "train"] for row in rows()]
+    raw_folder(content, columns)
+    clips = read_clips(build(tmp_path).index)
+    assert {clip.group for clip in clips if clip.split == "test"} == {"g0", "g1"}
+    assert len({clip.group for clip in clips if clip.split == "val"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"clip_id,video,start_s,stop_s\na,b,0,1\n", "row 1: has no column 'action'"),
+        (b"clip_id,video,start_s,stop_s,action,action\n", "row 1: names the column 'action' twice"),
+        (b"clip_id,video,start_s,stop_s,action\nc,v\xff.mp4,0,1,cut\n", "row 2: is not UTF-8"),
+        (b'clip_id,video,start_s,stop_s,action\nc,"v.mp4,0,1,cut\n', "not valid CSV"),
+        (b"clip_id,video,start_s,stop_s,action\n", "none of its 0 clip"),
+    ],
+)
+def test_a_bad_annotation_file(tmp_path: Path, raw_folder, content: bytes, message: str):
+    raw = raw_folder()
+    (raw / "annotations.csv").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        build(tmp_path)
+    assert message in str(caught.value)
+
+
+def test_no_annotation_file(tmp_path: Path):
+    with pytest.raises(UserError, match=r"annotations\.csv: not found"):
+        build(tmp_path)
+
+
+def test_one_clip_and_one_class_are_too_little(tmp_path: Path, raw_folder):
+    raw_folder(rows(1))
+    with pytest.raises(UserError, match="the split val has no clip"):
+        build(tmp_path)
+    raw_folder([[*row[:4], "cut", row[5]] for row in rows()])
+    with pytest.raises(UserError, match="show only 'cut'"):
+        build(tmp_path)
+
+
+def test_nothing_left_says_why(tmp_path: Path, raw_folder, capsys):
+    raw = raw_folder(rows(2))
+    for video in (raw / "videos").iterdir():
+        video.write_bytes(b"")
+    with pytest.raises(UserError, match="none of its 2 clip"):
+        build(tmp_path)
+    assert "is empty (0 bytes)" in capsys.readouterr().out
+    assert (tmp_path / "work" / "quarantine.csv").exists()
+
+
+def test_a_class_that_trains_nobody(tmp_path: Path, raw_folder):
+    raw_folder()
+    with pytest.raises(UserError, match="the class 'peel' has no training clip"):
+        build(tmp_path, heads={"action": [*_LABELS, "peel"]})
+
+
+def test_detections_are_checked_and_named(tmp_path: Path, raw_folder):
+    folder = raw_folder() / "detections"
+    folder.mkdir()
+    good = {
+        "time_s": 0.0,
+        "boxes": [{"box": [0.1, 0.1, 0.5, 0.5], "category": "hand", "score": 0.9, "side": "left"}],
+    }
+    bad = {"time_s": 0.1, "boxes": [{"box": [0.9, 0.1, 0.5, 0.5], "category": "hand", "score": 0.9}]}
+    (folder / "v0.mp4.jsonl").write_text(json.dumps(good) + "\n")
+    (folder / "v1.mp4.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(bad) + "\n")
+    workspace = build(tmp_path)
+    videos = read_videos(workspace.index)
+    assert videos["v0.mp4"].detections and len(videos["v0.mp4"].detections_sha256) == 64
+    assert not videos["v1.mp4"].detections  # its video goes on without them
+    (line,) = quarantine(workspace)
+    assert (line["clip_id"], line["video"], line["file"], line["row"]) == (
+        "",
+        "v1.mp4",
+        "detections/v1.mp4.jsonl",
+        "2",
+    )
+    assert len(read_clips(workspace.index)) == 12
