@@ -51,7 +51,19 @@ def prefect_api(clone: Clone) -> Iterator[None]:
     auth = f"understudy:{secrets.token_urlsafe(24)}"
     with _server(home, auth, clone.log("prefect-server")) as url:
         with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth, PREFECT_HOME: home}):
-            yield
+            try:
+                yield
+            finally:
+                _send_what_is_left()
+
+
+def _send_what_is_left() -> None:
+    """Logs and events leave Prefect in the background; a server that ends first would lose them, loudly."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=5)
+    EventsWorker.drain_all(timeout=5)
 
 
 @contextmanager

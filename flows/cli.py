@@ -66,17 +66,20 @@ def import_(
     source: Annotated[
         str, typer.Argument(help="A folder with videos/ and annotations.csv, or s3://BUCKET/PREFIX.")
     ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Look and tell, change nothing.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace a data/raw that DVC could not bring back.")
+    ] = False,
 ) -> None:
     """Check your own data, take it into data/raw, and write params.yaml for it.
 
     annotations.csv has the columns clip_id, video, start_s, stop_s, one column a label head (action, or verb
     and noun), and optionally group, split and slice columns.
     """
-    from tasks.bring_in import bring_in
+    from tasks.import_data import import_data
+    from tasks.layout import Workspace
 
-    clone = _clone()
-    bring_in(source, clone.root)
-    _console().print("Next: [bold]understudy run[/]")
+    import_data(source, Workspace(_clone().root), force, dry_run)
 
 
 @app.command(
@@ -186,19 +189,10 @@ def compare(
 
 def main() -> None:
     """The entry point: no traceback for what a person can mend."""
-    from click.exceptions import Abort, ClickException
-
     try:
-        code = app(standalone_mode=False)
-    except ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, Abort):
-        _complain("cancelled; what was done is kept, run again to go on")
-        code = 130
+        app()
     except Exception as error:
-        code = _reported(error)
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(_reported(error))
 
 
 def _reported(error: Exception) -> int:
@@ -236,6 +230,9 @@ def _run_flow(clone: "Clone", stages: list[str], force: list[str], verbose: bool
             if failed.not_started:
                 _complain(f"not started, waiting for it: {', '.join(failed.not_started)}")
             raise typer.Exit(failed.exit_code) from None
+        except KeyboardInterrupt:
+            _complain("cancelled; what was done is kept, run again to go on")
+            raise typer.Exit(130) from None
         finally:
             board.reset(token)
             console.print(shown.summary)

@@ -126,11 +126,10 @@ def _video() -> str:
                 frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * grey, np.uint8), format="rgb24")
                 container.mux(pictures.encode(frame))
             container.mux(pictures.encode())
-            silence = av.AudioFrame.from_ndarray(
-                np.zeros((1, 32000), np.float32), format="fltp", layout="mono"
-            )
-            silence.sample_rate = 16000
-            container.mux([*sound.encode(silence), *sound.encode()])
+            tone = np.sin(np.arange(32000, dtype=np.float32) / 4)[None]
+            heard = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            heard.sample_rate = 16000
+            container.mux([*sound.encode(heard), *sound.encode()])
         readers = []
         for reader in ("decord", "pyav"):
             with open_video(path, reader) as opened:

@@ -56,9 +56,10 @@ def plan(clone: Clone, targets: Sequence[str] = (), force: Sequence[str] = ()) -
         config = {"core": {"site_cache_dir": str(clone.dvc_site), "analytics": False}}
         with Repo(str(clone.root), config=config, _wait_for_lock=True) as repo:
             graph = repo.index.graph
-            status = repo.status()
-            stages = {stage.addressing: stage for stage in graph}
-            parents = {name: [s.addressing for s in graph.successors(stages[name])] for name in stages}
+            stages = {_name(stage): stage for stage in graph}
+            parents = {name: [_name(s) for s in graph.successors(stage)] for name, stage in stages.items()}
+            told = repo.status()
+            status = {name: told.get(stage.addressing, []) for name, stage in stages.items()}
             _refuse_missing_data(stages, status)
             return _decide(stages, parents, status, targets, force)
     except DvcException as error:
@@ -76,7 +77,7 @@ def _decide(
     forced = resolve(force, stages)
     steps: dict[str, Step] = {}
     for name in _ordered([*wanted, *forced], parents):
-        changed = _reason(stages[name], status.get(name, []))
+        changed = _reason(stages[name], status[name])
         after = [parent for parent in parents[name] if parent in steps and steps[parent].verdict != "cached"]
         verdict: Verdict = "cached"
         reason = "cached"
@@ -91,6 +92,11 @@ def _decide(
         dependencies = tuple(parent for parent in parents[name] if parent in steps)
         steps[name] = Step(name, verdict, reason, dependencies, name in forced)
     return Plan(tuple(steps.values()))
+
+
+def _name(stage: Any) -> str:
+    """What `dvc repro` calls the stage at the root; DVC's own `addressing` depends on the current folder."""
+    return str(getattr(stage, "name", None) or stage.path_in_repo)
 
 
 def resolve(names: Iterable[str], known: Iterable[str]) -> list[str]:

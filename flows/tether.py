@@ -16,8 +16,9 @@ import time
 GRACE_S = 1.0
 
 
-def _end_with_asker() -> None:
+def _end_with_asker(gone: threading.Event) -> None:
     os.read(0, 1)  # returns at end of file only: nobody writes
+    gone.set()
     os.killpg(0, signal.SIGTERM)
     time.sleep(GRACE_S)
     os.killpg(0, signal.SIGKILL)
@@ -28,8 +29,12 @@ def _run(command: list[str]) -> int:
     # A handler, not SIG_IGN: the command would inherit that one.
     signal.signal(signal.SIGTERM, lambda *_: None)
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    threading.Thread(target=_end_with_asker, daemon=True).start()
+    gone = threading.Event()
+    end = threading.Thread(target=_end_with_asker, args=[gone], daemon=True)
+    end.start()
     code = child.wait()
+    if gone.is_set():  # the command may be dead and what it started not: stay until SIGKILL ends all of us
+        end.join()
     if code:  # what the command leaves running when it fails has nobody left to report to
         os.killpg(0, signal.SIGTERM)
     return 128 - code if code < 0 else code

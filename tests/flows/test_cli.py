@@ -1,0 +1,126 @@
+"""The command, in processes of its own: help, exit codes, messages, and what a SIGKILL leaves behind."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.clone import Clone
+
+COMMAND = [sys.executable, "-m", "flows.cli"]
+HEAVY = ("torch", "prefect", "mlflow", "dvc", "pandas", "cv2")
+Runs = Callable[[], list[tuple[str, float, float]]]
+
+
+@pytest.fixture
+def understudy(
+    project: Clone, environment: dict[str, str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def call(*arguments: str, cwd: Path = project.root) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=180
+        )
+
+    return call
+
+
+@pytest.mark.parametrize("command", [[], ["doctor"], ["import"], ["run"], ["predict"], ["compare"]])
+def test_every_help_has_examples_and_imports_nothing_heavy(command: list[str], environment: dict[str, str]):
+    script = (
+        "import sys\nsys.argv[0] = 'understudy'\nfrom flows.cli import main\n"
+        f"try: main()\nexcept SystemExit as end: assert not end.code\nprint([m for m in {HEAVY} if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command, "--help"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.endswith("[]\n"), done.stdout[-200:]
+    assert "Examples:" in done.stdout or not command
+
+
+def test_the_dry_run_prints_the_plan_and_starts_nothing(understudy, runs: Runs):
+    done = understudy("run", "--dry-run")
+    assert done.returncode == 0
+    assert "extract@rgb  never run" in done.stdout
+    assert runs() == []
+
+
+def test_user_errors_end_with_2_a_message_and_no_traceback(understudy, tmp_path: Path):
+    for done, words in [
+        (understudy("run", "evalute"), "did you mean 'evaluate'?"),
+        (understudy("run", cwd=tmp_path), "no dvc.yaml"),
+        (understudy("compare"), "nothing was evaluated yet"),
+        (understudy("compare", "no-such-revision"), "neither a file nor a git revision"),
+        (understudy("predict", "a.mp4", "--start", "1"), "--start needs --stop"),
+        (understudy("run", "--nonsense"), "No such option"),
+    ]:
+        assert done.returncode == 2, done.stderr
+        assert words in " ".join(done.stderr.split())
+        assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback(understudy):
+    assert "Traceback" in understudy("--debug", "run", "evalute").stderr
+
+
+def test_a_failed_stage_is_named_with_reason_log_and_exit_code_then_mended(
+    project: Clone, understudy, runs: Runs
+):
+    (project.root / "source.txt").write_text("poison")
+    done = understudy("run")
+    assert done.returncode == 2
+    assert "ingest failed (exit code 2)" in done.stderr and "source.txt, row 1: poison" in done.stderr
+    assert str(project.log("ingest")) in done.stderr
+    assert "not started" in done.stderr and "Traceback" not in done.stderr
+    assert "1 ran, 1 failed, 3 not started" in done.stdout
+    (project.root / "source.txt").write_text("words ")
+    mended = understudy("run")
+    assert mended.returncode == 0, mended.stderr
+    assert understudy("run").stdout.startswith("All 5 stages are cached")
+
+
+def test_compare_shows_two_files_side_by_side(understudy, tmp_path: Path):
+    for name, top1 in (("old.json", 0.5), ("new.json", 0.75)):
+        row = {"name": "student", "heads": {"action": {"top1": top1, "ece_scaled": 0.05}}}
+        comparison = {"dataset": "tiny", "split": "test", "clips": 4, "seeds": [0], "rows": [row]}
+        (tmp_path / name).write_text(json.dumps(comparison))
+    done = understudy("compare", str(tmp_path / "old.json"), str(tmp_path / "new.json"))
+    assert "50.0 → 75.0" in done.stdout and "+25.0" in done.stdout
+    (tmp_path / "old.json").write_text("{}")
+    assert (
+        "not a comparison"
+        in understudy("compare", str(tmp_path / "old.json"), str(tmp_path / "new.json")).stderr
+    )
+
+
+def test_killed_at_random_moments_the_next_run_ends_with_the_same_result(
+    project: Clone, understudy, runs: Runs, environment: dict[str, str]
+):
+    """SIGKILL of the command takes server, DVC and stages with it; what was finished is not done again."""
+    (project.root / "params.yaml").write_text("seconds: 1.0\nmodalities: {rgb: 1, flow: 1}\n")
+    for moment in (random.uniform(1, 12), random.uniform(12, 20)):
+        process = subprocess.Popen(
+            [*COMMAND, "run"], cwd=project.root, env=environment, stdout=subprocess.DEVNULL
+        )
+        time.sleep(moment)
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        _, alive = psutil.wait_procs(family, timeout=10)
+        assert not alive, f"killed after {moment:.1f} s, these outlived it: {alive}"
+    done = understudy("run")
+    assert done.returncode == 0, done.stderr
+    assert (project.root / "report.txt").read_text() == "words ingestrgbwords ingestflow"
+    assert (project.root / "aside.txt").read_text() == "words aside"
+    assert understudy("run").stdout.startswith("All 5 stages are cached")
