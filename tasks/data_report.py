@@ -1,4 +1,4 @@
-"""The data report for people: counts, durations, sample pictures and the quarantine, in one self-contained page."""
+"""The data report: counts, durations, sample pictures and the quarantine, in one self-contained page."""
 
 import base64
 import io
@@ -29,14 +29,16 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Data: {{ name }}</title>
 <style>
- body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
+ body { font: 15px/1.5 system-ui, sans-serif; color: #222;
+  margin: 2rem auto; max-width: 70rem; padding: 0 1rem }
  table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .25rem .8rem; text-align: left }
  th { border-bottom: 2px solid #999 } td { border-bottom: 1px solid #ddd } td.n { text-align: right }
  figure { display: inline-block; margin: 0 .6rem .8rem 0; vertical-align: top; max-width: 15rem }
  figcaption { font-size: 12px; overflow-wrap: anywhere } img { display: block; max-width: 100% }
 </style></head><body>
 <h1>{{ name }}</h1>
-<p>{{ summary.clips }} clips, {{ "%.1f" | format(summary.seconds / 60) }} minutes, in {{ summary.videos }} videos;
+<p>{{ summary.clips }} clips, {{ "%.1f" | format(summary.seconds / 60) }} minutes,
+ in {{ summary.videos }} videos;
  {{ summary.videos_with_sound }} videos with sound, {{ summary.videos_with_detections }} with detections;
  {{ summary.quarantined }} clips in quarantine.</p>
 <h2>Splits</h2>
@@ -54,7 +56,8 @@ _PAGE = """<!doctype html>
 <tr><td>{{ group }}</td><td>{{ split }}</td><td class="n">{{ count }}</td></tr>{% endfor %}</table>
 {% if more_groups %}<p>and {{ more_groups }} more</p>{% endif %}
 <h2>A look at some clips</h2>
-{% for caption, source in pictures %}<figure><img alt="" src="{{ source }}"><figcaption>{{ caption }}</figcaption></figure>
+{% for caption, source in pictures %}
+<figure><img alt="" src="{{ source }}"><figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}
 <h2>Quarantine</h2>
 {% if rejected %}<table><tr><th>clip</th><th>video</th><th>file</th><th>row</th><th>reason</th></tr>
@@ -169,7 +172,7 @@ def _svg(figure: Figure) -> Markup:
     with matplotlib.rc_context({"svg.hashsalt": "understudy", "svg.fonttype": "none"}):
         figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = stream.getvalue()
-    return Markup(text[text.index("<svg") :])  # noqa: S704  matplotlib escapes the labels
+    return Markup(text[text.index("<svg") :])
 
 
 def _pictures(

@@ -1,4 +1,4 @@
-"""`understudy import`: takes a folder or an S3 prefix in as data/raw, has DVC track it, writes the params for it."""
+"""`understudy import`: takes a folder or an S3 prefix in as data/raw, for DVC to track, and writes its params."""
 
 import fcntl
 import json
@@ -70,7 +70,7 @@ class Summary:
 
 
 def import_data(source: str, workspace: Workspace, force: bool = False, dry_run: bool = False) -> Summary:
-    """Take `source` in: data/raw, data.dvc and params.yaml follow it. Prints what was found and what to do next.
+    """Take `source` in: data/raw, data.dvc and params.yaml follow it. Prints what was found and what is next.
 
     Args:
         source: a folder, or s3://bucket/prefix.
@@ -167,7 +167,7 @@ def _format(folder: Path) -> tuple[str, Dataset]:
     raise UserError(
         f"holds no annotations of a known format ({', '.join(FORMATS)})",
         file=folder,
-        remedy="put an annotations.csv with the columns clip_id, video, start_s, stop_s, action beside videos/",
+        remedy="put annotations.csv with the columns clip_id, video, start_s, stop_s, action beside videos/",
     )
 
 
@@ -189,7 +189,7 @@ def _any_sound(paths: Sequence[Path]) -> bool:
 
 
 def written_params(text: str, current: params.Params, found: Summary) -> tuple[str, list[str]]:
-    """params.yaml rewritten for what was found, comments kept, and sentences on what changed beside `data`."""
+    """params.yaml rewritten for what was found, comments kept; and what changed beside `data`, in sentences."""
     writer = YAML()
     writer.preserve_quotes = True
     writer.width = 110

@@ -1,8 +1,9 @@
-"""Stage `ingest`: data/raw in; the index of usable clips, the quarantine with its reasons and a data report out."""
+"""Stage `ingest`: data/raw in; the index of usable clips, the quarantine and a data report out."""
 
 import csv
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,8 @@ from tasks.stores.video import VideoError
 VERSION = 1
 """Part of every kept probe's key: raise it when a change of the code changes what probing finds."""
 _PROBERS = 2
+_DVC_OBJECT = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
+"""Where links of data/raw lead when DVC is set to link its cache instead of copying from it."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def _video_files(
 def _why_not_open(path: Path, raw: Path) -> str:
     if not path.exists():
         return f"the video {path.relative_to(raw).as_posix()} is missing"
-    if not path.resolve().is_relative_to(raw.resolve()):
+    if _leads_out(path, raw):
         return "the video is a link that leads out of data/raw"
     if not path.is_file():
         return "the video is not a file"
@@ -177,6 +180,12 @@ def _why_not_open(path: Path, raw: Path) -> str:
     if size > most:
         return f"the video has {size} bytes, more than UNDERSTUDY_MAX_VIDEO_BYTES ({most})"
     return ""
+
+
+def _leads_out(path: Path, raw: Path) -> bool:
+    """Whether `path` is, or lies behind, a link out of `raw` other than DVC's own into its cache."""
+    target = path.resolve()
+    return not target.is_relative_to(raw.resolve()) and not _DVC_OBJECT.search(target.as_posix())
 
 
 def _probed(
@@ -215,7 +224,7 @@ def _moments(clips: Iterable[AnnotatedClip]) -> list[float]:
 
 
 def _probe_all(jobs: Sequence[tuple[Path, list[float]]], kept: Path) -> Iterator[tuple[str, Probe | str]]:
-    """The digest of every file and its probe, or why it cannot be read; kept on disk, so none is done twice."""
+    """The digest of every file and its probe, or why it cannot be read; kept, so that none is done twice."""
     probers: SimpleQueue[Prober] = SimpleQueue()
     started = [
         Prober(settings().decode_timeout_s) for _ in range(min(_PROBERS, len(os.sched_getaffinity(0))))
@@ -278,7 +287,7 @@ def _detections_digest(video: str, reader: Dataset, raw: Path, rejected: list[Re
     if not path.exists():
         return ""
     name = path.relative_to(raw).as_posix()
-    if not path.resolve().is_relative_to(raw.resolve()):
+    if _leads_out(path, raw):
         rejected.append(Rejected("", video, name, 1, "the detections are a link that leads out of data/raw"))
         return ""
     try:
@@ -338,18 +347,19 @@ def _refuse_too_little(
             file=file,
             remedy="mend the videos or rows named above",
         )
+    groups = len({clip.group for clip in clips})
     for split in SPLITS:
         if not any(clip.split == split for clip in clips):
             raise UserError(
-                f"the split {split} has no clip ({len(clips)} clip(s) in {len({clip.group for clip in clips})} group(s))",
+                f"the split {split} has no clip ({len(clips)} clip(s) in {groups} group(s))",
                 file=file,
-                remedy="bring clips of more groups, or set data.validation_share and data.test_share in params.yaml",
+                remedy="bring clips of more groups, or raise data.validation_share or data.test_share",
             )
     for head, classes in data.heads.items():
         trained = {clip.labels[head] for clip in clips if clip.split == "train"}
         if len(trained) < 2:
             raise UserError(
-                f"{head}: the training clips show only {sorted(trained)[0]!r}; there is nothing to tell apart",
+                f"{head}: the training clips show only {min(trained)!r}; there is nothing to tell apart",
                 file=file,
                 remedy="bring clips of another class",
             )
@@ -358,7 +368,7 @@ def _refuse_too_little(
             raise UserError(
                 f"{head}: the class {missing[0]!r} has no training clip",
                 file=file,
-                remedy=f"bring clips of it in another group, or take it out of data.heads.{head} in params.yaml",
+                remedy=f"bring clips of it in another group, or take it out of data.heads.{head}",
             )
 
 
@@ -376,7 +386,7 @@ def _print_summary(summary: Mapping[str, Any], workspace: Workspace) -> None:
     )
     print(f"{summary['clips']} clips in {summary['videos']} videos: {splits}")
     print(
-        f"{summary['videos_with_sound']} videos with sound, {summary['videos_with_detections']} with detections"
+        f"videos with sound: {summary['videos_with_sound']}, detections: {summary['videos_with_detections']}"
     )
     if summary["quarantined"]:
         print(f"{summary['quarantined']} clips in quarantine: {workspace.index / 'quarantine.csv'}")

@@ -1,4 +1,4 @@
-"""Which groups become train, val and test where the annotations leave it open. Pure, the same answer every time."""
+"""Which groups become train, val and test where the annotations leave it open. A pure function."""
 
 import hashlib
 from collections import Counter

@@ -38,7 +38,7 @@ class Films:
         sound_rate_hz: int = 16000,
         options: dict[str, str] | None = None,
     ) -> Path:
-        """Encode uint8 RGB frames, and sound as float32 (channels, samples), to a file of its suffix's container."""
+        """Encode uint8 RGB frames, and sound as float32 (channels, samples); the suffix names the container."""
         frames = list(frames)
         path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(path), "w") as container:
@@ -106,7 +106,7 @@ def one_second(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def raw_folder(tmp_path: Path, one_second: Path) -> Callable[..., Path]:
-    """Makes data/raw of a workspace under the test's folder: `rows` of annotations over copies of `one_second`."""
+    """Makes data/raw below the test's folder: `rows` of annotations over copies of `one_second`."""
 
     def make(rows: list[list[object]] | None = None, columns: Iterable[str] = COLUMNS) -> Path:
         raw = tmp_path / "data" / "raw"

@@ -1,4 +1,4 @@
-"""What every data set format gives, annotated clips that know their file and row, and the checks they share."""
+"""What every data set format gives: annotated clips that know their file and row; and the shared checks."""
 
 import difflib
 import math
@@ -159,10 +159,11 @@ def check(clips: Sequence[AnnotatedClip], heads: Mapping[str, Sequence[str]]) ->
                     remedy=suggestion(label, heads[head]) + " `understudy import` writes the classes anew.",
                 )
         if clip.split:
-            other = split_of.setdefault(clip.group or clip.video, clip)
+            group = clip.group or clip.video
+            other = split_of.setdefault(group, clip)
             if other.split != clip.split:
                 raise UserError(
-                    f"group {clip.group or clip.video!r} is in {clip.split} here and in {other.split} in row {other.row}",
+                    f"group {group!r} is in {clip.split} here and in {other.split} in row {other.row}",
                     file=clip.file,
                     row=clip.row,
                     remedy="put all clips of a group in one split, or leave the split empty",

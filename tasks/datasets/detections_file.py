@@ -44,7 +44,8 @@ def read_detections(path: Path) -> list[Frame]:
     """The frames of a detections file, rising in time.
 
     Raises:
-        UserError: not UTF-8, not JSON, a value missing or out of its range, times that do not rise; names the row.
+        UserError: not UTF-8, not JSON, a value missing or out of its range, times that do not rise; names
+            the row.
     """
     frames: list[Frame] = []
     for row, line in enumerate(path.read_bytes().splitlines(), start=1):

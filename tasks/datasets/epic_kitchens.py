@@ -1,12 +1,12 @@
 """EPIC-KITCHENS-100 as published (Damen et al., IJCV 2022): its annotation CSV files beside the videos.
 
 The raw folder holds EPIC_100_train.csv, EPIC_100_validation.csv, EPIC_100_verb_classes.csv and
-EPIC_100_noun_classes.csv, optionally the tail lists and the unseen participants, and the videos in the layout of
-the official download (P01/videos/P01_01.MP4) or below videos/.
+EPIC_100_noun_classes.csv, optionally the tail lists and the unseen participants, and the videos in the layout
+of the official download (P01/videos/P01_01.MP4) or below videos/.
 
 The official validation set becomes `test`, since the test labels are not public; `val` is carved from the
-training participants. Most participants are in both official sets, so a group is a participant within a set. With
-the validation file alone, its clips are split by participant.
+training participants. Most participants are in both official sets, so a group is a participant within a set.
+With the validation file alone, its clips are split by participant.
 """
 
 import re
@@ -72,7 +72,7 @@ class EpicKitchens(Dataset):
 
     def _classes(self, raw: Path, head: str) -> list[str]:
         file = raw / f"EPIC_100_{head}_classes.csv"
-        names = []
+        names: list[str] = []
         for row, cells in read_table(file, ("id", "key")):
             if cells["id"] != str(len(names)):
                 raise UserError(f"id is {cells['id']!r}, expected {len(names)}", file=file, row=row)

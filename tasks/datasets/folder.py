@@ -1,4 +1,4 @@
-"""The project's own raw format: `annotations.csv`, `videos/`, and `detections/<video>.jsonl` where there are some."""
+"""The project's own raw format: `annotations.csv`, `videos/` and, where there are some, `detections/`."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ _MOST_SLICE_VALUES = 20
 
 
 class Folder(Dataset):
-    """`annotations.csv`: clip_id, video, start_s, stop_s, one column a head, optional group, split and slices."""
+    """`annotations.csv`: clip_id, video, start_s, stop_s, a column a head; maybe group, split and slices."""
 
     every_class_trains = True
 

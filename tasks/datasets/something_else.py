@@ -1,10 +1,10 @@
 """Something-Something V2 and Something-Else as published (Goyal et al. 2017; Materzynska et al., CVPR 2020).
 
-The raw folder holds one split file whose name ends in train.json (entries with id and template), optionally one
-in validation.json, the classes in a file that ends in labels.json (template → number), the videos as <id>.webm
-below videos/ or 20bn-something-something-v2/, and optionally the boxes of Something-Else in files whose name
-starts with annotations or bounding_box. A clip is a whole video; who filmed it is not published, so a group is a
-video. The published validation split becomes `test`, and `val` is carved from training.
+The raw folder holds one split file whose name ends in train.json (entries with id and template), optionally
+one in validation.json, the classes in a file that ends in labels.json (template → number), the videos as
+<id>.webm below videos/ or 20bn-something-something-v2/, and optionally the boxes of Something-Else in files
+whose name starts with annotations or bounding_box. A clip is a whole video; who filmed it is not published, so
+a group is a video. The published validation split becomes `test`, and `val` is carved from training.
 """
 
 import json
@@ -66,7 +66,7 @@ class SomethingElse(Dataset):
         return next((place for place in places if place.exists()), places[0])
 
     def take_in(self, raw: Path) -> None:
-        """Write detections/<id>.jsonl from the published boxes, of every video that is there and can be probed."""
+        """Write detections/<id>.jsonl from the published boxes of every video that is there."""
         with Prober(settings().decode_timeout_s) as prober:
             for file in (file for pattern in _BOX_FILES for file in sorted(raw.glob(pattern))):
                 for video, frames in _read_json(file).items():

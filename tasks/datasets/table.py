@@ -10,13 +10,13 @@ from tasks.errors import UserError
 
 
 def read_table(file: Path, columns: Iterable[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file with a header: (line on which the row starts, column → text without outer spaces).
+    """The rows of a CSV file with a header: (line on which the row starts, column → stripped text).
 
     Blank lines are skipped. The header must hold `columns`.
 
     Raises:
-        UserError: missing, empty, not UTF-8, not CSV, a column missing or named twice, a row of another length, a
-            control character in a cell.
+        UserError: missing, empty, not UTF-8, not CSV, a column missing or named twice, a row of another
+            length, a control character in a cell.
     """
     reader = csv.reader(io.StringIO(_text(file), newline=""), strict=True)
     line = 0

@@ -110,7 +110,8 @@ class Prober:
 
     def _exchange(self, line: bytes) -> bytes:
         process = self._started()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         answer, deadline = b"", monotonic() + self._timeout_s
         with contextlib.suppress(BrokenPipeError), selectors.DefaultSelector() as selector:
             process.stdin.write(line)

@@ -28,7 +28,7 @@ _PLAYLISTS = {"hls", "concat", "dash", "imf", "sdp", "rtsp", "tty"}
 _UNSTAMPED = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
 """Formats that store no presentation stamps; those FFmpeg makes up for them are wrong behind B-frames."""
 _GAP_S = 0.05
-"""Sound that pauses for longer than this is padded with silence, so that it stays in step with the picture."""
+"""Longer pauses of the sound are filled with silence, so that it stays in step with the picture."""
 
 
 class VideoError(Exception):

@@ -59,15 +59,18 @@ def test_a_folder_is_taken_in(clone: Workspace, source: Path, capsys):
     )
     assert (clone.raw / "videos" / "v3.mp4").read_bytes() == (source / "videos" / "v3.mp4").read_bytes()
     (tracked,) = yaml.safe_load((clone.root / "data.dvc").read_text())["outs"]
-    assert tracked["path"] == "data/raw" and tracked["nfiles"] == 13
+    assert tracked["path"] == "data/raw"
+    assert tracked["nfiles"] == 13
     assert "up to date" in dvc(clone.root, "status", "data.dvc")
     written = params.load(clone.params)
     assert written.data.heads == {"action": ["cut", "wash"]}
     assert (written.data.name, written.data.slices) == ("raw", [])
-    assert "detections" not in written.modalities and "detections" not in written.teachers
+    assert "detections" not in written.modalities
+    assert "detections" not in written.teachers
     assert "audio" in written.modalities
     told = capsys.readouterr().out
-    assert "no video has detections" in told and "understudy run" in told
+    assert "no video has detections" in told
+    assert "understudy run" in told
 
 
 def test_comments_and_the_other_numbers_stay(clone: Workspace, source: Path):
@@ -79,7 +82,8 @@ def test_comments_and_the_other_numbers_stay(clone: Workspace, source: Path):
     ]
     old, new = yaml.safe_load(before), yaml.safe_load(after)
     assert old["teachers"]["rgb"]["training"] == new["teachers"]["rgb"]["training"]
-    assert old["views"] == new["views"] and old["students"] == new["students"]
+    assert old["views"] == new["views"]
+    assert old["students"] == new["students"]
 
 
 def test_import_again_and_back(clone: Workspace, source: Path):
@@ -106,7 +110,8 @@ def test_changes_that_dvc_does_not_hold_are_not_lost(clone: Workspace, source: P
 def test_a_dry_run_changes_nothing(clone: Workspace, source: Path, capsys):
     before = clone.params.read_text()
     import_data(str(source), clone, dry_run=True)
-    assert not clone.raw.exists() and not (clone.root / "data.dvc").exists()
+    assert not clone.raw.exists()
+    assert not (clone.root / "data.dvc").exists()
     assert clone.params.read_text() == before
     assert "nothing was changed" in capsys.readouterr().out
 
@@ -196,7 +201,8 @@ def test_a_bad_source_changes_nothing(clone: Workspace, source: Path, spoil, mes
     spoil(source)
     with pytest.raises(UserError, match=message):
         import_data(str(source), clone)
-    assert not clone.raw.exists() and clone.params.read_text() == before
+    assert not clone.raw.exists()
+    assert clone.params.read_text() == before
 
 
 def test_from_s3(clone: Workspace, source: Path, monkeypatch: pytest.MonkeyPatch):
@@ -215,6 +221,7 @@ def test_from_s3(clone: Workspace, source: Path, monkeypatch: pytest.MonkeyPatch
         found = import_data("s3://recordings/2024/kitchen", clone)
     finally:
         server.stop()
-    assert found.name == "kitchen" and params.load(clone.params).data.name == "kitchen"
+    assert found.name == "kitchen"
+    assert params.load(clone.params).data.name == "kitchen"
     assert {p.name for p in clone.raw.iterdir()} == {"annotations.csv", "videos"}
     assert len(list((clone.raw / "videos").iterdir())) == 12

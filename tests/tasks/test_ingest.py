@@ -58,11 +58,14 @@ def test_whole_folder(tmp_path: Path, raw_folder, capsys):
     assert all(len({clip.split for clip in clips if clip.group == g}) == 1 for g in {c.group for c in clips})
     assert videos["v0.mp4"].audio_rate_hz == 16000
     summary = json.loads((workspace.index / "summary.json").read_text())
-    assert summary["clips"] == 12 and summary["videos_with_sound"] == 12
+    assert summary["clips"] == 12
+    assert summary["videos_with_sound"] == 12
     assert sum(summary["classes"]["action"]["cut"].values()) == 6
     page = (workspace.data_report / "index.html").read_text()
-    assert page.count("data:image/jpeg") == 12 and "<svg" in page
-    assert 'src="http' not in page and 'href="http' not in page
+    assert page.count("data:image/jpeg") == 12
+    assert "<svg" in page
+    assert 'src="http' not in page
+    assert 'href="http' not in page
     assert "12 clips in 12 videos" in capsys.readouterr().out
 
 
@@ -117,6 +120,15 @@ def test_bad_videos_go_to_quarantine(tmp_path: Path, raw_folder, films, monkeypa
     assert "not a video" in reasons["c1"]
     assert "not a video" in reasons["c2"]
     assert "link that leads out" in reasons["c3"]
+
+
+def test_links_into_dvc_s_cache_are_followed(tmp_path: Path, raw_folder):
+    video = raw_folder() / "videos" / "v0.mp4"
+    cached = tmp_path / "cache" / "files" / "md5" / "0a" / ("1b" * 15)
+    cached.parent.mkdir(parents=True)
+    video.rename(cached)
+    video.symlink_to(cached)
+    assert quarantine(build(tmp_path)) == []
 
 
 def test_too_large_a_video(tmp_path: Path, raw_folder, films, monkeypatch):
@@ -291,7 +303,8 @@ def test_detections_are_checked_and_named(tmp_path: Path, raw_folder):
     (folder / "v1.mp4.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(bad) + "\n")
     workspace = build(tmp_path)
     videos = read_videos(workspace.index)
-    assert videos["v0.mp4"].detections and len(videos["v0.mp4"].detections_sha256) == 64
+    assert videos["v0.mp4"].detections
+    assert len(videos["v0.mp4"].detections_sha256) == 64
     assert not videos["v1.mp4"].detections  # its video goes on without them
     (line,) = quarantine(workspace)
     assert (line["clip_id"], line["video"], line["file"], line["row"]) == (
