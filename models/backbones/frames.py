@@ -5,6 +5,7 @@ Source: Wightman, PyTorch Image Models, https://github.com/huggingface/pytorch-i
 """
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 import timm
@@ -49,7 +50,7 @@ class Frames(BaseModel):
 
     def _image_network(self, channels: int) -> nn.Module:
         if not timm.is_model(self.name):
-            close = ", ".join(timm.list_models(f"*{self.name.split('_')[0].split('.')[0]}*")[:5])
+            close = ", ".join(get_close_matches(self.name, timm.list_models()))
             raise ValueError(f"timm has no model {self.name!r}" + (f"; near it: {close}" if close else ""))
         depth: dict[str, Any] = {"drop_path_rate": self.drop_path} if self.drop_path else {}
         try:

@@ -1,0 +1,145 @@
+"""Weights of teachers and their mix: laws for any numbers, values worked by hand, refusals."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.ensemble import choose_temperature, cross_entropies, data_set_weights, mix, normalise, weights
+
+KINDS = st.sampled_from(["uniform", "per_sample", "data_set"])
+SPACES = st.sampled_from(["logits", "probs"])
+
+
+@st.composite
+def judged_clips(draw) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropies (clips, teachers) and which teachers saw which clips; at least one did."""
+    clips, teachers = draw(st.integers(1, 5)), draw(st.integers(1, 4))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    losses = torch.rand(clips, teachers, generator=generator) * draw(st.sampled_from([0.01, 1.0, 30.0]))
+    present = torch.rand(clips, teachers, generator=generator) < 0.7
+    present[draw(st.integers(0, clips - 1)), draw(st.integers(0, teachers - 1))] = True
+    return losses, present
+
+
+@given(kind=KINDS, clips=judged_clips(), temperature=st.floats(1e-3, 1e3))
+@settings(deadline=None)
+def test_weights_add_up_to_one_and_absent_teachers_have_none(kind, clips, temperature):
+    losses, present = clips
+    found = weights(kind, losses, temperature, present)
+    assert (found >= 0).all()
+    assert (found[~present] == 0).all()
+    torch.testing.assert_close(found.sum(dim=1), present.any(dim=1).float())
+
+
+@given(kind=KINDS, clips=judged_clips())
+@settings(deadline=None)
+def test_a_hot_temperature_makes_weights_uniform(kind, clips):
+    losses, present = clips
+    uniform = weights("uniform", losses, 1.0, present)
+    torch.testing.assert_close(weights(kind, losses, 1e6, present), uniform, atol=1e-3, rtol=0)
+
+
+@given(clips=judged_clips())
+@settings(deadline=None)
+def test_a_cold_temperature_leaves_the_best_teacher_alone(clips):
+    losses, present = clips
+    found = weights("per_sample", losses, 1e-6, present)
+    best = torch.where(present, losses, math.inf).argmin(dim=1)
+    assert (found[torch.arange(len(losses)), best] > 0.99)[present.any(dim=1)].all()
+
+
+@given(kind=KINDS, space=SPACES, clips=judged_clips())
+@settings(deadline=None)
+def test_a_mix_is_a_distribution_whatever_absent_teachers_hold(kind, space, clips):
+    losses, present = clips
+    logits = torch.randn(*losses.shape, 3, generator=torch.Generator().manual_seed(0))
+    found = weights(kind, losses, 1.0, present)
+    mixed = mix(logits, found, space)
+    torch.testing.assert_close(mixed.exp().sum(dim=1), torch.ones(len(losses)))
+    logits[~present] = math.nan
+    assert torch.equal(mix(logits, found, space), mixed)
+    assert torch.allclose(mixed[~present.any(dim=1)].exp(), torch.tensor(1 / 3))
+
+
+def test_weights_by_hand():
+    losses = torch.tensor([[0.0, math.log(3.0)]])
+    both = torch.ones(1, 2, dtype=torch.bool)
+    torch.testing.assert_close(weights("per_sample", losses, 1.0, both), torch.tensor([[0.75, 0.25]]))
+    torch.testing.assert_close(weights("uniform", losses, 1.0, both), torch.tensor([[0.5, 0.5]]))
+
+
+def test_data_set_weights_average_over_the_clips_a_teacher_saw():
+    losses = torch.tensor([[0.0, 9.0], [2 * math.log(3.0), 0.0]])
+    present = torch.tensor([[True, False], [True, True]])  # means: log 3 and 0
+    found = data_set_weights(losses, 1.0, present)
+    torch.testing.assert_close(found, torch.tensor([0.25, 0.75]))
+    torch.testing.assert_close(normalise(found, present), torch.tensor([[1.0, 0.0], [0.25, 0.75]]))
+
+
+def test_weights_of_absent_teachers_go_to_the_present():
+    found = normalise(torch.tensor([1.0, 0.0, 0.0]), torch.tensor([[False, True, True]]))
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0.5, 0.5]]))
+
+
+def test_mixes_by_hand():
+    logits = torch.tensor([[[0.8, 0.2], [0.2, 0.8]]]).log()
+    shares = torch.tensor([[0.75, 0.25]])
+    torch.testing.assert_close(mix(logits, shares, "probs").exp(), torch.tensor([[0.65, 0.35]]))
+    odds = 4**0.75 * 0.25**0.25  # a weighted mean of logits multiplies the odds
+    torch.testing.assert_close(
+        mix(logits, shares, "logits").exp(), torch.tensor([[odds / (1 + odds), 1 / (1 + odds)]])
+    )
+
+
+def test_half_precision_mixes_in_single():
+    logits = torch.tensor([[[30.0, -30.0]]], dtype=torch.bfloat16)
+    assert mix(logits, torch.ones(1, 1), "probs").dtype == torch.float32
+
+
+def test_cross_entropies_by_hand():
+    logits = torch.tensor([[[0.8, 0.2], [0.5, 0.5]]]).log()
+    found = cross_entropies(logits, torch.tensor([1]))
+    torch.testing.assert_close(found, torch.tensor([[-math.log(0.2), -math.log(0.5)]]))
+
+
+def test_a_useless_teacher_is_silenced_by_the_chosen_temperature():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 4
+    good = 3.0 * torch.nn.functional.one_hot(labels, 4) + torch.randn(200, 4, generator=generator)
+    noise = 3.0 * torch.randn(200, 4, generator=generator)
+    logits, present = torch.stack([good, noise], dim=1), torch.ones(200, 2, dtype=torch.bool)
+    chosen = choose_temperature(logits, labels, present, [0.01, 0.1, 1.0, 10.0], "probs")
+    found = data_set_weights(cross_entropies(logits, labels), chosen, present)
+    assert found[1] < 0.01
+
+
+def test_teachers_alike_are_weighed_alike():
+    labels = torch.arange(40) % 2
+    logits = torch.randn(40, 1, 2, generator=torch.Generator().manual_seed(0)).expand(-1, 2, -1)
+    assert (
+        choose_temperature(logits, labels, torch.ones(40, 2, dtype=torch.bool), [0.1, 5.0], "logits") == 5.0
+    )
+
+
+def test_clips_without_teacher_do_not_choose():
+    labels = torch.tensor([0, 1])
+    logits = torch.tensor([[[2.0, 0.0], [0.0, 2.0]], [[math.nan] * 2] * 2])
+    present = torch.tensor([[True, True], [False, False]])
+    assert choose_temperature(logits, labels, present, [0.01, 100.0], "probs") == 0.01
+
+
+def test_nonsense_is_refused():
+    losses, present = torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="above 0"):
+        weights("per_sample", losses, 0.0, present)
+    with pytest.raises(ValueError, match="disagree"):
+        weights("uniform", losses, 1.0, present[:1])
+    with pytest.raises(ValueError, match="disagree"):
+        mix(torch.zeros(2, 3, 4), torch.zeros(2, 1), "probs")
+    with pytest.raises(ValueError, match="no clip"):
+        data_set_weights(losses, 1.0, ~present)
+    with pytest.raises(ValueError, match="no candidate"):
+        choose_temperature(torch.zeros(2, 3, 4), torch.zeros(2).long(), present, [], "probs")
