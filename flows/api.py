@@ -28,7 +28,7 @@ def prepare_environment(verbose: bool) -> None:
 
 @contextmanager
 def prefect_api(clone: Clone) -> Iterator[None]:
-    """Use the configured PREFECT_API_URL; where there is none, a server on the loopback for as long as this lasts.
+    """Use the configured PREFECT_API_URL; where there is none, a server on the loopback while this lasts.
 
     Prefect would start such a server by itself, but that one stays behind when its run is killed, and lets
     every user of the machine in. This one ends with the run and asks for a password nobody else knows.

@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train with every sense, deploy with one: multimodal distillation for egocentric action recognition.",
+    help="Train with every sense, deploy with one: distillation for egocentric action recognition.",
     epilog="Start with [bold]understudy doctor[/], then [bold]understudy run[/].",
 )
 
@@ -160,8 +160,8 @@ def predict(
 
 
 @app.command(
-    epilog="Examples:  understudy compare  ·  understudy compare HEAD~1 HEAD  ·  understudy compare old.json  ·  "
-    "understudy compare models:/understudy-student/1 models:/understudy-student/2"
+    epilog="Examples:  understudy compare  ·  understudy compare HEAD~1 HEAD  ·  "
+    "understudy compare old.json  ·  understudy compare models:/understudy-student/1 models:/understudy-student/2"
 )
 def compare(
     first: Annotated[

@@ -59,7 +59,7 @@ class Clone:
             yield file.fileno()
 
     def _mend(self) -> None:
-        """DVC writes these two in place: a kill in that moment leaves half a file, on which every command stops.
+        """DVC writes these two in place: a kill in that moment leaves half a file, and no command works.
 
         Dropping them is safe: stages that dvc.lock no longer names come back from DVC's run-cache, and the
         rwlock only names processes that are running.

@@ -218,7 +218,7 @@ def _data(clone: Clone) -> str:
 
 
 def _remote(clone: Clone) -> str:
-    """Whether the default remote answers; having none is fine for one machine."""
+    """Whether the remotes answer; having none is fine for one machine."""
     from dvc.repo import Repo
 
     config = {"core": {"site_cache_dir": str(clone.dvc_site), "analytics": False}}
@@ -227,17 +227,20 @@ def _remote(clone: Clone) -> str:
         if cache.exists() and cache.stat().st_dev != clone.root.stat().st_dev:
             raise Trouble(f"DVC's cache {cache} is on another disk, so every file is stored twice",
                           "dvc cache dir, to a folder on this disk")  # fmt: skip
-        name = repo.config["core"].get("remote")
-        if not name:
+        names = list(repo.config["remote"])
+        if not names:
             return "none; data and results stay on this machine"
-        try:
-            odb = repo.cloud.get_remote_odb(name)
-            odb.fs.exists(odb.path)
-        except Exception as error:  # each kind of remote has its own
-            raise Trouble(
-                f"{name} does not answer: {error}", f"dvc remote modify {name}, or check access"
-            ) from None
-    return f"{name} answers"
+        for name in names:
+            try:
+                odb = repo.cloud.get_remote_odb(name)
+                there = odb.fs.exists(odb.path)
+            except Exception as error:  # each kind of remote has its own
+                raise Trouble(
+                    f"{name} does not answer: {error}", f"check access, or dvc remote modify {name}"
+                ) from None
+            if not there and odb.fs.protocol == "local":
+                raise Trouble(f"{name} is not at {odb.path}", f"dvc remote modify {name} url FOLDER")
+    return f"{', '.join(names)} answer{'s' if len(names) == 1 else ''}"
 
 
 def _prefect(clone: Clone) -> str:

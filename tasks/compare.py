@@ -66,7 +66,7 @@ def current(workspace: Workspace) -> Comparison:
 def _at_revision(revision: str, source: str, workspace: Workspace) -> str:
     import dvc.api
     from dvc.exceptions import DvcException
-    from dvc.scm import SCMError
+    from scmrepo.exceptions import SCMError
 
     try:
         return str(dvc.api.read(_FILE, repo=str(workspace.root), rev=revision, encoding="utf-8"))
@@ -110,7 +110,7 @@ def _commit_of(model: str, workspace: Workspace) -> str:
 
 
 def baseline_table(comparison: Comparison) -> Table | None:
-    """Each student minus the baseline, paired by clip, in every head; None where there is nothing to subtract."""
+    """Each student minus the baseline, paired by clip, in every head; None where there is no baseline."""
     differences = comparison.get("differences", [])
     if not differences:
         return None

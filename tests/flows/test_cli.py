@@ -36,7 +36,8 @@ def understudy(
 def test_every_help_has_examples_and_imports_nothing_heavy(command: list[str], environment: dict[str, str]):
     script = (
         "import sys\nsys.argv[0] = 'understudy'\nfrom flows.cli import main\n"
-        f"try: main()\nexcept SystemExit as end: assert not end.code\nprint([m for m in {HEAVY} if m in sys.modules])"
+        "try: main()\nexcept SystemExit as end: assert not end.code\n"
+        f"print([m for m in {HEAVY} if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, *command, "--help"],
@@ -80,9 +81,11 @@ def test_a_failed_stage_is_named_with_reason_log_and_exit_code_then_mended(
     (project.root / "source.txt").write_text("poison")
     done = understudy("run")
     assert done.returncode == 2
-    assert "ingest failed (exit code 2)" in done.stderr and "source.txt, row 1: poison" in done.stderr
+    assert "ingest failed (exit code 2)" in done.stderr
+    assert "source.txt, row 1: poison" in done.stderr
     assert str(project.log("ingest")) in done.stderr
-    assert "not started" in done.stderr and "Traceback" not in done.stderr
+    assert "not started" in done.stderr
+    assert "Traceback" not in done.stderr
     assert "1 ran, 1 failed, 3 not started" in done.stdout
     (project.root / "source.txt").write_text("words ")
     mended = understudy("run")
@@ -96,7 +99,8 @@ def test_compare_shows_two_files_side_by_side(understudy, tmp_path: Path):
         comparison = {"dataset": "tiny", "split": "test", "clips": 4, "seeds": [0], "rows": [row]}
         (tmp_path / name).write_text(json.dumps(comparison))
     done = understudy("compare", str(tmp_path / "old.json"), str(tmp_path / "new.json"))
-    assert "50.0 → 75.0" in done.stdout and "+25.0" in done.stdout
+    assert "50.0 → 75.0" in done.stdout
+    assert "+25.0" in done.stdout
     (tmp_path / "old.json").write_text("{}")
     assert (
         "not a comparison"

@@ -17,7 +17,7 @@ def test_the_root_is_the_nearest_folder_above_with_a_dvc_yaml(project: Clone):
 
 
 def test_outside_a_clone_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="no dvc.yaml"):
+    with pytest.raises(UserError, match=r"no dvc\.yaml"):
         clone.find(tmp_path)
 
 

@@ -52,7 +52,7 @@ def test_a_failing_stage_tells_its_own_words_exit_code_and_log(project: Clone):
 
 def test_a_stage_that_dvc_cannot_start_fails_with_dvcs_reason(project: Clone):
     (project.root / "source.txt").unlink()
-    with pytest.raises(StageFailed, match="source.txt") as failed:
+    with pytest.raises(StageFailed, match=r"source\.txt") as failed:
         run(project, "ingest")
     assert failed.value.exit_code == 1
 
@@ -83,7 +83,8 @@ def test_stopping_ends_the_stage_and_starts_no_other(project: Clone):
         started = time.monotonic()
         executor.stop()
         thread.join(15)
-        assert not thread.is_alive() and time.monotonic() - started < 10
+        assert not thread.is_alive()
+        assert time.monotonic() - started < 10
         with pytest.raises(InterruptedError):
             executor.run("aside", False, print)
     assert len(caught) == 1
@@ -92,7 +93,7 @@ def test_stopping_ends_the_stage_and_starts_no_other(project: Clone):
 
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_a_killed_asker_takes_the_whole_group_with_it(tmp_path: Path, stubborn: bool):
-    """Asker → tether → shell → sleeper; SIGKILL of the asker ends the sleeper, even one that ignores SIGTERM."""
+    """Asker → tether → shell → sleeper; SIGKILL of the asker ends even a stubborn sleeper."""
     ignoring = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" if stubborn else ""
     (tmp_path / "sleeper.py").write_text(
         f"{ignoring}import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)"

@@ -1,5 +1,6 @@
 """The flow, on a real Prefect server and real DVC."""
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +25,8 @@ def set_params(project: Clone, seconds: float, flow: int = 1) -> None:
 
 def test_the_second_run_finds_everything_cached(project: Clone, runs: Runs):
     first = run(project)
-    assert set(first.values()) == {"ran"} and len(first) == 5
+    assert set(first.values()) == {"ran"}
+    assert len(first) == 5
     assert (project.root / "report.txt").read_text() == "words ingestrgbwords ingestflow"
     ran = runs()
     assert set(run(project).values()) == {"cached"}
@@ -46,7 +48,7 @@ def test_one_slot_means_one_stage_at_a_time(project: Clone, runs: Runs, monkeypa
     set_params(project, seconds=0.5)
     run(project)
     ran = sorted(runs(), key=lambda r: r[1])
-    assert all(before[2] <= after[1] for before, after in zip(ran, ran[1:], strict=False))
+    assert all(before[2] <= after[1] for before, after in itertools.pairwise(ran))
 
 
 def test_one_changed_param_reruns_that_stage_alone(project: Clone, runs: Runs):
@@ -57,7 +59,8 @@ def test_one_changed_param_reruns_that_stage_alone(project: Clone, runs: Runs):
     assert [name for name, _, _ in runs()[before:]] == ["flow"]
     # flow.txt came out the same, so DVC does not run its follower.
     assert outcomes == {
-        "ingest": "cached", "extract@rgb": "cached", "extract@flow": "ran", "evaluate": "cached", "aside": "cached"
+        "ingest": "cached", "extract@rgb": "cached", "extract@flow": "ran",
+        "evaluate": "cached", "aside": "cached",
     }  # fmt: skip
 
 

@@ -51,7 +51,8 @@ def test_a_changed_input_a_missing_output_and_a_changed_command_are_told_apart(p
     assert told["ingest"] == "changed: source.txt"
     assert told["extract@rgb"] == "missing: rgb.txt"
     assert told["extract@flow"] == "may change (after ingest)"
-    assert told["evaluate"].startswith("changed: ") and "command" in told["evaluate"]
+    assert told["evaluate"].startswith("changed: ")
+    assert "command" in told["evaluate"]
 
 
 def test_targets_bring_what_they_depend_on_and_nothing_else(project: Clone):

@@ -1,0 +1,91 @@
+"""The whole real pipeline in small: once, again, with one line changed, and killed on the way."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+
+from flows.clone import Clone
+from flows.plan import plan
+
+
+def outcomes(stdout: str) -> dict[str, str]:
+    """Stage → how it ended, from the lines that `understudy run` prints where there is no terminal."""
+    found = re.findall(r"^\d+:\d+ ([\w@]+): (ran|restored|cached|failed|not started)", stdout, re.MULTILINE)
+    return dict(found)
+
+
+def test_the_first_run_trains_reports_and_registers(finished):
+    rows = {row["name"]: row for row in finished.report["rows"]}
+    assert {"detections", "audio", "baseline", "student"} <= rows.keys()
+    assert rows["student"]["inference_modalities"] == ["rgb"]
+    for row in rows.values():
+        assert 0 <= row["heads"]["action"]["top1"] <= 1
+    assert (finished.root / "reports" / "index.html").stat().st_size > 1000
+    assert (finished.root / "artifacts" / "release" / "release.json").is_file()
+
+
+def test_the_second_run_recomputes_nothing_and_finds_its_release_registered(finished):
+    done = finished.understudy("run")
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"All \d+ stages are cached", done.stdout)
+    assert "understudy-student version 1" in done.stdout
+
+
+def test_dvc_agrees_that_nothing_is_left(finished):
+    status = subprocess.run(
+        ["dvc", "status"],
+        cwd=finished.root,
+        env=finished.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "up to date" in status.stdout
+
+
+def test_the_student_predicts_from_a_video_alone(finished):
+    video = finished.root / "data" / "raw" / "videos" / "0-left.mp4"
+    done = finished.understudy("predict", str(video), "nowhere.mp4", "--json")
+    assert done.returncode == 2  # one of the two is not there
+    assert '"left"' in done.stdout
+    assert "there is no such file" in done.stdout
+
+
+def test_compare_and_doctor_print_what_there_is(finished):
+    compared = finished.understudy("compare")
+    assert compared.returncode == 0
+    assert "baseline" in compared.stdout
+    doctor = finished.understudy("doctor")
+    assert "params.yaml" in doctor.stdout
+    assert "Traceback" not in doctor.stderr
+
+
+def test_one_changed_line_reruns_that_teacher_and_what_follows_killed_or_not(finished, tmp_path: Path):
+    killed = finished.copy(tmp_path / "killed")
+    for workspace in (finished, killed):
+        workspace.set_epochs("audio", 3)
+    due = {step.name for step in plan(Clone(finished.root)).due}
+    assert due == {"train_teacher@audio", "teach@audio", "distill@student", "evaluate", "register"}
+    done = finished.understudy("run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert outcomes(done.stdout).keys() == due
+
+    for number, command in enumerate(
+        (["flows.cli", "run"], ["dvc", "--wait-for-lock", "repro"], ["flows.cli", "run"])
+    ):
+        process = killed.start(*command)
+        time.sleep(random.uniform(5, 15 + 10 * number))
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        _, alive = psutil.wait_procs(family, timeout=15)
+        assert not alive, f"{command} left behind {alive}"
+    done = killed.understudy("run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert killed.report == finished.report
