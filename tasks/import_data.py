@@ -1,4 +1,4 @@
-"""`understudy import`: takes a folder or an S3 prefix in as data/raw, for DVC to track, and writes its params."""
+"""`understudy import`: takes a folder or an S3 prefix in as data/raw, tracked by DVC; writes its params."""
 
 import fcntl
 import json
@@ -85,8 +85,8 @@ def import_data(source: str, workspace: Workspace, force: bool = False, dry_run:
     if not (dry_run or force):
         _refuse_to_lose(workspace)
     folder = _fetched(source, workspace) if source.startswith("s3://") else Path(source)
-    found = survey(folder, source)
     current = params.load(workspace.params)
+    found = survey(folder, source, current.data)
     text, notes = written_params(workspace.params.read_text(encoding="utf-8"), current, found)
     params.parse(text, workspace.params)
     found.notes.extend(notes)
@@ -115,8 +115,13 @@ def _fetched(source: str, workspace: Workspace) -> Path:
     return folder
 
 
-def survey(folder: Path, source: str) -> Summary:
+def survey(folder: Path, source: str, shares: params.Data) -> Summary:
     """What a raw folder holds, after the checks that need no decoding.
+
+    Args:
+        folder: it.
+        source: where it came from, which gives it its name.
+        shares: params that say how much becomes val and test.
 
     Raises:
         UserError: see `import_data`.
@@ -153,7 +158,7 @@ def survey(folder: Path, source: str) -> Summary:
         videos=len(videos),
         groups=len({clip.group or clip.video for clip in clips}),
         splits=[split for split in SPLITS if any(clip.split == split for clip in clips)],
-        training_groups=_training_groups(clips, next(iter(heads))),
+        training_groups=_training_groups(clips, next(iter(heads)), shares),
         missing_videos=missing,
         sound=_any_sound(present),
         detections=any(reader.detections_path(folder, video).is_file() for video in videos),
@@ -171,9 +176,10 @@ def _format(folder: Path) -> tuple[str, Dataset]:
     )
 
 
-def _training_groups(clips: Sequence[AnnotatedClip], head: str) -> int:
+def _training_groups(clips: Sequence[AnnotatedClip], head: str, shares: params.Data) -> int:
     members = [Member(clip.group or clip.video, clip.labels[head], clip.split) for clip in clips]
-    return list(split_groups(members, 0.15, 0.2, 0).values()).count("train")
+    split_of = split_groups(members, shares.validation_share, shares.test_share, shares.split_seed)
+    return list(split_of.values()).count("train")
 
 
 def _any_sound(paths: Sequence[Path]) -> bool:
@@ -189,7 +195,7 @@ def _any_sound(paths: Sequence[Path]) -> bool:
 
 
 def written_params(text: str, current: params.Params, found: Summary) -> tuple[str, list[str]]:
-    """params.yaml rewritten for what was found, comments kept; and what changed beside `data`, in sentences."""
+    """params.yaml rewritten for what was found, comments kept; sentences on what changed beside `data`."""
     writer = YAML()
     writer.preserve_quotes = True
     writer.width = 110

@@ -3,8 +3,8 @@
 The raw folder holds one split file whose name ends in train.json (entries with id and template), optionally
 one in validation.json, the classes in a file that ends in labels.json (template → number), the videos as
 <id>.webm below videos/ or 20bn-something-something-v2/, and optionally the boxes of Something-Else in files
-whose name starts with annotations or bounding_box. A clip is a whole video; who filmed it is not published, so
-a group is a video. The published validation split becomes `test`, and `val` is carved from training.
+whose name starts with annotations or bounding_box. A clip is a whole video; who filmed it is not published,
+so a group is a video. The published validation split becomes `test`, and `val` is carved from training.
 """
 
 import json

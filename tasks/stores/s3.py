@@ -61,8 +61,8 @@ def download(uri: str, folder: Path, progress: Callable[[int, int], None]) -> li
     except (NoCredentialsError, ProfileNotFound):
         raise UserError(
             f"no credentials for {uri}",
-            remedy="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; and AWS_ENDPOINT_URL for "
-            "a server other than Amazon's",
+            remedy="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a server other "
+            "than Amazon's also AWS_ENDPOINT_URL",
         ) from None
     except ClientError as error:
         raise _explained(error, uri) from None

@@ -48,6 +48,12 @@ def source(raw_folder) -> Path:
     return raw_folder()
 
 
+def rewritten(clone: Workspace, source: Path) -> tuple[str, list[str]]:
+    current = params.load(clone.params)
+    found = survey(source, str(source), current.data)
+    return written_params(clone.params.read_text(), current, found)
+
+
 def test_a_folder_is_taken_in(clone: Workspace, source: Path, capsys):
     found = import_data(str(source), clone)
     assert (found.clips, found.videos, found.groups, found.sound, found.detections) == (
@@ -120,10 +126,7 @@ def test_folds_follow_the_groups(clone: Workspace, raw_folder):
     source = raw_folder(
         [[f"c{n}", f"v{n}.mp4", 0, 1, "cut" if n % 2 else "wash", f"g{n // 4}"] for n in range(16)]
     )
-    found = survey(source, str(source))
-    current = params.load(clone.params)
-    text, notes = written_params(clone.params.read_text(), current, found)
-    assert found.training_groups == 2
+    text, notes = rewritten(clone, source)
     assert {teacher.folds for teacher in params.parse(text, clone.params).teachers.values()} == {2}
     assert any("2 fold(s)" in note for note in notes)
 
@@ -131,16 +134,14 @@ def test_folds_follow_the_groups(clone: Workspace, raw_folder):
 def test_no_sound_at_all_drops_audio(clone: Workspace, source: Path, films):
     for video in (source / "videos").iterdir():
         films.write(video, films.grey(10))
-    written = written_params(
-        clone.params.read_text(), params.load(clone.params), survey(source, str(source))
-    )[0]
+    written = rewritten(clone, source)[0]
     assert "audio" not in params.parse(written, clone.params).modalities
 
 
 def test_classes_that_yaml_would_misread_survive(clone: Workspace, raw_folder):
     labels = ["no", "1e3", "10", "9", "it's: [odd] #1", "窗"]
     source = raw_folder([[f"c{n}", f"v{n}.mp4", 0, 1, labels[n % 6], f"g{n}"] for n in range(24)])
-    text, _ = written_params(clone.params.read_text(), params.load(clone.params), survey(source, str(source)))
+    text, _ = rewritten(clone, source)
     assert params.parse(text, clone.params).data.heads["action"] == [
         "9",
         "10",
@@ -151,7 +152,7 @@ def test_classes_that_yaml_would_misread_survive(clone: Workspace, raw_folder):
     ]
 
 
-def test_verb_noun_and_slices(raw_folder):
+def test_verb_noun_and_slices(clone: Workspace, raw_folder):
     columns = ["clip_id", "video", "start_s", "stop_s", "verb", "noun", "group", "light", "note"]
     source = raw_folder(
         [
@@ -170,7 +171,7 @@ def test_verb_noun_and_slices(raw_folder):
         ],
         columns,
     )
-    found = survey(source, str(source))
+    found = survey(source, str(source), params.load(clone.params).data)
     assert found.heads == {"verb": ["a", "b"], "noun": ["x", "y"]}
     assert found.slices == ["light"]
 

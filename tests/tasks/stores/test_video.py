@@ -1,4 +1,4 @@
-"""Videos are read frame by frame at the right times, whatever the codec, and bad ones say why they are bad."""
+"""Videos are read frame by frame at the right times, whatever the codec; bad ones say why."""
 
 import os
 import signal
