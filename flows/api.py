@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from flows import tether
@@ -49,12 +49,12 @@ def prefect_api(clone: Clone) -> Iterator[None]:
     home = clone.work / "prefect"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     auth = f"understudy:{secrets.token_urlsafe(24)}"
-    with _server(home, auth, clone.log("prefect-server")) as url:
-        with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth, PREFECT_HOME: home}):
-            try:
-                yield
-            finally:
-                _send_what_is_left()
+    with ExitStack() as stack:
+        url = stack.enter_context(_server(home, auth, clone.log("prefect-server")))
+        chosen = {PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth, PREFECT_HOME: home}
+        stack.enter_context(temporary_settings(chosen))
+        stack.callback(_send_what_is_left)
+        yield
 
 
 def _send_what_is_left() -> None:

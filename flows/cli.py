@@ -161,7 +161,8 @@ def predict(
 
 @app.command(
     epilog="Examples:  understudy compare  ·  understudy compare HEAD~1 HEAD  ·  "
-    "understudy compare old.json  ·  understudy compare models:/understudy-student/1 models:/understudy-student/2"
+    "understudy compare old.json  ·  "
+    "understudy compare models:/understudy-student/1 models:/understudy-student/2"
 )
 def compare(
     first: Annotated[

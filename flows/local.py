@@ -22,8 +22,8 @@ _RESTORED = re.compile(r"is cached - skipping run, checking out outputs")
 _SKIPPED = re.compile(r"didn't change, skipping|are up to date")
 _NEWS_OF_DVC = re.compile(
     r"^(Running stage '|> |Updating lock file|Generating lock file|To track the changes"
-    r"|To enable auto staging|\tgit add |\tdvc config |Use `dvc push`|Verifying data sources|Stage '.*' didn't change"
-    r"|Data and pipelines are|ERROR: failed to reproduce|\s*$)"
+    r"|To enable auto staging|\tgit add |\tdvc config |Use `dvc push`|Verifying data sources"
+    r"|Stage '.*' didn't change|Data and pipelines are|ERROR: failed to reproduce|\s*$)"
 )
 
 

@@ -6,8 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,8 +148,15 @@ def small_clone(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org",
         "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org",
     }  # fmt: skip
-    for command in ("git init -q", "dvc init -q", "dvc add -q --file data.dvc data/raw", "git add .",
-                    "git commit -q -m data"):  # fmt: skip
+    (root / "data.dvc").write_text("outs:\n- path: data/raw\n")
+    commands = (
+        "git init -q",
+        "dvc init -q",
+        "dvc commit -q -f data.dvc",
+        "git add .",
+        "git commit -q -m data",
+    )
+    for command in commands:
         subprocess.run(command.split(), cwd=root, env=environment, check=True)
     return Workspace(root, environment)
 
@@ -162,10 +167,3 @@ def finished(small_clone: Workspace) -> Workspace:
     done = small_clone.understudy("run")
     assert done.returncode == 0, done.stdout + done.stderr
     return small_clone
-
-
-@pytest.fixture
-def seconds() -> Callable[[], float]:
-    """Seconds since the test began."""
-    began = time.monotonic()
-    return lambda: time.monotonic() - began
