@@ -1,7 +1,7 @@
 """A surface to paint filled shapes on, in kitchen coordinates, with sub-pixel precision.
 
-Knows nothing of kitchens. Colours are RGB, 0 to 255. Sub-pixel positions matter: optical flow of a slow movement
-would otherwise see whole-pixel jumps.
+Knows nothing of kitchens. Colours are RGB, 0 to 255. Sub-pixel positions matter: optical flow of a slow
+movement would otherwise see whole-pixel jumps.
 """
 
 import math
@@ -11,7 +11,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-Colour = Sequence[float]
+Colour = Sequence[float] | np.ndarray
 _SHIFT = 4  # fractional bits that OpenCV takes for polygon corners
 
 

@@ -1,7 +1,7 @@
 """Who is filmed, with what, and doing what: participants, their clips, and the split between them.
 
-Everything here is drawn from one seed; nothing here paints, sounds or writes. A participant belongs to exactly
-one split, and performs every action once, in three sessions (videos), in an order of their own.
+Everything here is drawn from one seed; nothing here paints, sounds or writes. A participant belongs to
+exactly one split, and performs every action once, in three sessions (videos), in an order of their own.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ SESSIONS = 3
 WITHOUT_SOUND = frozenset({"P03_2", "P08_1", "P11_3", "P14_2"})
 WITHOUT_DETECTIONS = frozenset({"P02_1", "P06_3", "P12_2", "P16_1"})
 
-# split, kitchen, light, (width, height), frames a second, audio Hz, audio channels: fixed, so that every split
-# holds every light and no split owns a frame rate.
+# split, kitchen, light, (width, height), frames a second, audio Hz, audio channels: fixed, so that every
+# split holds every light and no split owns a frame rate.
 _EQUIPMENT = (
     ("train", "tiles", "day", (128, 96), 15, 16000, 1),
     ("train", "brick", "lamp", (160, 120), 12, 22050, 1),

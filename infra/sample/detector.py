@@ -1,4 +1,4 @@
-"""A hand-object detector's output, with the faults of a real one: misses, false boxes, jitter, wrong sides and states.
+"""A hand-object detector's output, with the faults of a real one: misses, false boxes, jitter, wrong states.
 
 It names no noun: an object is an object. Its boxes give the paths of hands and things precisely.
 """
@@ -13,6 +13,7 @@ _MISS = {"hand": 0.05, "object": 0.12}
 _FALSE_BOXES = 0.18  # mean number of false boxes a frame
 _WRONG_SIDE = 0.03
 _WRONG_STATE = 0.07
+_OTHER_SIDE = {"left": "right", "right": "left"}
 _JITTER = 0.03  # of the box's width and height
 _DIM_FAULTS = 1.8  # how many times more faults when the light is low
 
@@ -39,9 +40,9 @@ class Detector:
         if self._rng.random() < _MISS[truth.category] * self._faults or seen < 0.25:
             return None
         entry = self._entry(truth.category, truth.box, float(self._rng.beta(9, 1.6)) * (0.6 + 0.4 * seen))
-        if truth.category == "hand":
+        if truth.side is not None:
             wrong = self._rng.random() < _WRONG_SIDE
-            entry["side"] = {"left": "right", "right": "left"}[truth.side] if wrong else truth.side
+            entry["side"] = _OTHER_SIDE[truth.side] if wrong else truth.side
             touching = truth.touching != (self._rng.random() < _WRONG_STATE * self._faults)
             entry["state"] = "contact" if touching else "no-contact"
         return entry

@@ -1,4 +1,4 @@
-"""Writes a video file, H.264 with or without AAC, whose bytes depend on its content and the libraries only."""
+"""Writes a video file, H.264 with or without AAC, whose bytes depend on content and libraries only."""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -15,11 +15,11 @@ _BLOCK = 1024  # samples an AAC frame takes
 def write_film(
     path: Path, frames: Iterable[np.ndarray], fps: int, sound: np.ndarray | None, audio_hz: int
 ) -> None:
-    """Encode RGB `frames` (height, width, 3; uint8) and `sound` (channels, samples; float32) to the mp4 at `path`.
+    """Encode RGB `frames` (height, width, 3; uint8) and `sound` (channels, samples; float32) to an mp4.
 
-    One encoder thread and no time stamps or version marks in the container, so that equal input gives equal bytes;
-    and x264 without assembly, which reads memory past the edge of pictures whose sides no 16 divides: measured,
-    the same 160x120 frames gave four different files in four runs.
+    One encoder thread and no time stamps or version marks in the container, so that equal input gives equal
+    bytes; and x264 without assembly, which reads memory past the edge of pictures whose sides no 16 divides:
+    measured, the same 160x120 frames gave four different files in four runs.
     """
     with av.open(
         str(path), "w", format="mp4", options={"fflags": "+bitexact", "movflags": "+faststart"}

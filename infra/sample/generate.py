@@ -3,22 +3,24 @@
     python -m infra.sample.generate data/raw            # the data set, about 14 MB
     python -m infra.sample.generate --sheet docs/sample.png
 
-Sixteen participants (nine train, three val, four test) perform each of 34 actions once: eight verbs on five nouns.
-One gesture (motion.py) drives picture, sound and boxes, so every modality tells of the same movement, each in its
-own way:
+Sixteen participants (nine train, three val, four test) perform each of 34 actions once: eight verbs on five
+nouns. One gesture (motion.py) drives picture, sound and boxes, so every modality tells of the same movement,
+each in its own way:
 
-- **rgb** holds everything, but faintly: small frames, low light, camera shake, lens and exposure blur, compression,
-  fingers over the thing, and look-alike things standing about. Which noun it is shows in small marks (a jar's neck,
-  a tin's label, a sponge's pores, a cloth's fold); pouring shows a thin stream, washing the running tap.
-- **flow** shows how things move whatever their colours and the light: a jar is heavy (slow, low, small movements),
-  a tin light (quick, high, overshooting), a sponge rigid, a cloth trails and flaps; take and put are one path, run
-  forwards and backwards.
-- **detections** give the paths of hands and things precisely, with hand side and contact state (grasping comes
-  before the lift in take, letting go after it in put), and the box of a cloth changes shape. They never name the
-  noun, and have misses, false boxes, jitter, wrong sides and states.
-- **audio** parts what looks alike: stir (clinks) and scrape (grating), pour (gurgle) and shake (rattle or flap),
-  wipe (rubbing) and wash (water); and materials ring differently: jar (glass), tin, cup (crockery), soft things.
-  Over it lie hum, a radio and other people's dishes, at a signal-to-noise ratio of the participant's own.
+- **rgb** holds everything, but faintly: small frames, low light, camera shake, lens and exposure blur,
+  compression, fingers over the thing, and look-alike things standing about. Which noun it is shows in small
+  marks (a jar's neck, a tin's label, a sponge's pores, a cloth's fold); pouring shows a thin stream, washing
+  the running tap.
+- **flow** shows how things move whatever their colours and the light: a jar is heavy (slow, low, small
+  movements), a tin light (quick, high, overshooting), a sponge rigid, a cloth trails and flaps; take and put
+  are one path, run forwards and backwards.
+- **detections** give the paths of hands and things precisely, with hand side and contact state (grasping
+  comes before the lift in take, letting go after it in put), and the box of a cloth changes shape. They
+  never name the noun, and have misses, false boxes, jitter, wrong sides and states.
+- **audio** parts what looks alike: stir (clinks) and scrape (grating), pour (gurgle) and shake (rattle or
+  flap), wipe (rubbing) and wash (water); and materials ring differently: jar (glass), tin, cup (crockery),
+  soft things. Over it lie hum, a radio and other people's dishes, at a signal-to-noise ratio of the
+  participant's own.
 
 A few videos have no sound track, and a few no detections file: a clip may lack a modality.
 """
@@ -51,10 +53,11 @@ _DETECTIONS_HZ = 6.5  # detectors are run on every second or third frame, at abo
 
 _README = """# Sample data set: a rendered kitchen
 
-{clips} clips of {verbs} verbs and {nouns} nouns by {people} participants, drawn by `infra/sample` (seed {seed}) in the
-raw format of this project: `videos/` (H.264, AAC), `annotations.csv`, `detections/<video>.jsonl`. Nothing in it was
-filmed. `group` is the participant, `light` and `kitchen` are slices. Some videos have no sound, some no detections.
-The data is dedicated to the public domain under CC0 1.0.
+{clips} clips of {verbs} verbs and {nouns} nouns by {people} participants, drawn by `infra/sample` (seed
+{seed}) in the raw format of this project: `videos/` (H.264, AAC), `annotations.csv`,
+`detections/<video>.jsonl`. Nothing in it was filmed. `group` is the participant, `light` and `kitchen` are
+slices. Some videos have no sound, some no detections. The data is dedicated to the public domain under CC0
+1.0.
 """
 
 

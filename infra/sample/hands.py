@@ -1,8 +1,8 @@
-"""Arms, sleeves and hands with fingers, painted in two layers: what is behind the held thing, and what is before it."""
+"""Arms, sleeves and hands with fingers, painted in two layers: behind the held thing, and before it."""
 
 import numpy as np
 
-from infra.sample.canvas import Canvas, ellipse, shade
+from infra.sample.canvas import Canvas, Colour, ellipse, shade
 from infra.sample.cast import Participant
 from infra.sample.motion import Hand
 
@@ -40,7 +40,7 @@ def paint_fingers(canvas: Canvas, hand: Hand, person: Participant) -> None:
     for finger in _fingers(hand, person):
         canvas.stroke(finger, 0.03 * k, shade(skin, 0.78))
         canvas.stroke(finger, 0.022 * k, skin)
-        canvas.polygon(ellipse(*finger[-1], 0.008 * k, 0.007 * k), shade(skin, 1.15))
+        canvas.polygon(ellipse(finger[-1, 0], finger[-1, 1], 0.008 * k, 0.007 * k), shade(skin, 1.15))
 
 
 def _elbow(hand: Hand) -> np.ndarray:
@@ -83,9 +83,7 @@ def _thumb(hand: Hand, person: Participant) -> np.ndarray:
     )
 
 
-def _limb(
-    canvas: Canvas, a: np.ndarray, b: np.ndarray, wide: float, narrow: float, colour: np.ndarray | tuple
-) -> None:
+def _limb(canvas: Canvas, a: np.ndarray, b: np.ndarray, wide: float, narrow: float, colour: Colour) -> None:
     """Paint a tapering limb from `a` to `b`, lit from one side."""
     along = (b - a) / np.linalg.norm(b - a)
     side = np.array([-along[1], along[0]])

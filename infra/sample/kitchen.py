@@ -1,4 +1,4 @@
-"""The room: wall, shelf, window, counter, sink and tap, and the clutter that stands about; painted once a video."""
+"""The room: wall, shelf, window, counter, sink and tap, and clutter; painted once a video."""
 
 from dataclasses import dataclass
 
@@ -50,9 +50,10 @@ def paint_kitchen(style: str, pixels_per_height: int, rng: np.random.Generator) 
         _window(canvas, rng)
     _counter(canvas, style, ground, rng)
     _sink(canvas, ground)
+    clutter = (_board, _plate, _bottle, _fruit, _pan)
     for _ in range(int(rng.integers(3, 6))):
-        rng.choice([_board, _plate, _bottle, _fruit, _pan])(canvas, rng)
-    grain = rng.normal(0, 5, image.shape[:2] + (1,))
+        clutter[int(rng.integers(len(clutter)))](canvas, rng)
+    grain = rng.normal(0, 5, (*image.shape[:2], 1))
     image[:] = np.clip(cv2.GaussianBlur(image, (3, 3), 0.7) + grain, 0, 255).astype(np.uint8)
     return Kitchen(image, to_pixels, ground)
 

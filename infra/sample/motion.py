@@ -1,9 +1,9 @@
 """How hands and things move: each verb is a gesture, a pure function of time.
 
-Coordinates are the kitchen's: x to the right with 0 in the middle, y down, the frame's height is 1, the counter
-begins at y = 0.4. Painting, sound and detections all read the same gesture, so they tell of the same movement.
-What a noun weighs shows here: a jar is heavy (slow, low, small), a tin light (quick, high, with overshoot), a
-sponge keeps its shape, a cloth trails behind the hand and flaps.
+Coordinates are the kitchen's: x to the right with 0 in the middle, y down, the frame's height is 1, the
+counter begins at y = 0.4. Painting, sound and detections all read the same gesture, so they tell of the same
+movement. What a noun weighs shows here: a jar is heavy (slow, low, small), a tin light (quick, high, with
+overshoot), a sponge keeps its shape, a cloth trails behind the hand and flaps.
 """
 
 from dataclasses import dataclass, replace

@@ -1,9 +1,9 @@
 """The things on the counter: cup, jar, tin, sponge, cloth, spoon; each painted at a pose.
 
-A painter takes the canvas, the pose, the thing's look and the pull on its free edge, and returns the outline it
-painted (n, 2), in kitchen coordinates, which the detections take their boxes from. Jar and tin have the same
-build, sponge and cloth the same block; only small marks (neck and glass, label and ridges, pores, folds) tell
-them apart in a still frame.
+A painter takes the canvas, the pose, the thing's look and the pull on its free edge, and returns the outline
+it painted (n, 2), in kitchen coordinates, which the detections take their boxes from. Jar and tin have the
+same build, sponge and cloth the same block; only small marks (neck and glass, label and ridges, pores,
+folds) tell them apart in a still frame.
 """
 
 from collections.abc import Callable
@@ -87,8 +87,11 @@ def _paint_jar(canvas: Canvas, pose: Pose, look: Look, flop: tuple[float, float]
             (0.36 * g, -0.2),
             (0.36 * g, 0.42),
             (0.28 * g, 0.5),
+            (-0.28 * g, 0.5),
+            (-0.36 * g, 0.42),
+            (-0.36 * g, -0.2),
+            (-0.29 * g, -0.3),
         ]
-        + [(-0.28 * g, 0.5), (-0.36 * g, 0.42), (-0.36 * g, -0.2), (-0.29 * g, -0.3)]
     )
     canvas.polygon(_place(body, pose), shade(look.colour, 1.05))
     filling = np.array(
@@ -151,8 +154,16 @@ def _paint_cloth(canvas: Canvas, pose: Pose, look: Look, flop: tuple[float, floa
     """A folded cloth: its corners trail by `flop`, each by a different share."""
     g = look.girth
     edge = np.array(
-        [(-0.64 * g, -0.34), (0.0, -0.38), (0.68 * g, -0.33), (0.72 * g, 0.1), (0.66 * g, 0.4), (0.05, 0.36)]
-        + [(-0.6 * g, 0.42), (-0.72 * g, 0.08)]
+        [
+            (-0.64 * g, -0.34),
+            (0.0, -0.38),
+            (0.68 * g, -0.33),
+            (0.72 * g, 0.1),
+            (0.66 * g, 0.4),
+            (0.05, 0.36),
+            (-0.6 * g, 0.42),
+            (-0.72 * g, 0.08),
+        ]
     )
     loose = np.array([0.5, 0.1, 0.4, 0.8, 1.2, 0.9, 1.3, 0.9])[:, None] * np.array(flop)
     outline = _place(edge, pose) + loose

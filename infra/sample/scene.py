@@ -1,4 +1,4 @@
-"""A filmed session: camera, light, the things standing about, and each instant of it as a frame with true boxes."""
+"""A filmed session: camera, light, things standing about, and each instant as a frame with true boxes."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ _PAD_NOUNS = ("sponge", "cloth")
 
 @dataclass(frozen=True)
 class Truth:
-    """What a perfect detector would report of one thing: its box (x1, y1, x2, y2) in frame fractions, unclipped."""
+    """What a perfect detector would report of one thing: its box (x1, y1, x2, y2) in frame fractions."""
 
     category: str
     box: tuple[float, float, float, float]
@@ -89,7 +89,7 @@ class Scene:
         for instant in instants:
             image, truths = self._instant(instant)
             layers.append(image.astype(np.float32))
-        image = np.mean(layers, axis=0, dtype=np.float32)
+        image = np.stack(layers).mean(axis=0, dtype=np.float32)
         image = cv2.resize(image, (person.width, person.height), interpolation=cv2.INTER_AREA)
         image = cv2.GaussianBlur(image, (5, 5), person.blur)
         return self._expose(image, time_s, noise), truths
@@ -169,7 +169,7 @@ class Scene:
         else:
             sigma = 1.0
         image *= 1 + 0.05 * np.sin(0.9 * time_s + self._lamp[0] * 9)
-        image += noise.normal(0, sigma, image.shape[:2] + (1,))
+        image += noise.normal(0, sigma, (*image.shape[:2], 1))
         return np.clip(image, 0, 255).astype(np.uint8)
 
 

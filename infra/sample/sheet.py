@@ -1,4 +1,4 @@
-"""A picture of the sample: one row a verb, several participants and instants of each, for the documentation."""
+"""A picture of the sample: one row a verb, several participants and instants of each."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from infra.sample.scene import Scene
 _PEOPLE = (0, 3, 9, 6, 14, 15)  # columns: every kind of light and of kitchen
 _INSTANTS = (0.3, 0.6)  # fractions of a clip: two frames show the movement
 _TILE = (160, 120)  # width, height, pixels
-_COLOURS = 64  # a palette; sensor noise in full colour would triple the file
+_COLOURS = 128  # a palette, and sensor noise smoothed: in full colour the file would be three times as large
 _MARGIN = 62  # pixels left of a row, for the verb's name
 
 
@@ -43,7 +43,7 @@ def _tile(frame: np.ndarray) -> np.ndarray:
     height, width = frame.shape[:2]
     wide = min(width, height * _TILE[0] // _TILE[1])
     left = (width - wide) // 2
-    tile = cv2.resize(frame[:, left : left + wide], _TILE, interpolation=cv2.INTER_AREA)
+    tile = cv2.resize(cv2.medianBlur(frame, 3)[:, left : left + wide], _TILE, interpolation=cv2.INTER_AREA)
     tile[:, -1] = tile[-1] = 255
     return tile
 

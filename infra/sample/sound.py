@@ -1,8 +1,8 @@
 """What a session sounds like: the actions, each thing's material, and the kitchen's noise over them.
 
-Sounds follow the same gestures as the picture: a spoon clinks at its turns, a scrape is loud while the spoon is
-quick, a rattle falls on every swing, a thud on the instant a thing is put down. Materials ring: glass high and
-long, tin at many pitches, crockery short and low; soft things only thud.
+Sounds follow the same gestures as the picture: a spoon clinks at its turns, a scrape is loud while the spoon
+is quick, a rattle falls on every swing, a thud on the instant a thing is put down. Materials ring: glass
+high and long, tin at many pitches, crockery short and low; soft things only thud.
 """
 
 from collections.abc import Callable

@@ -1,18 +1,14 @@
-"""The sample data set's generator: its plan, its physics, its files, and that equal seeds give equal bytes."""
+"""The sample's generator: its plan, its physics, its files, and that equal seeds give equal bytes."""
 
 import csv
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-
-REPOSITORY = Path(__file__).parents[2]
-sys.path.insert(0, str(REPOSITORY))  # infra is no installed package
 
 from infra.sample import cast, film, generate, motion, sound
 from infra.sample.detector import Detector
@@ -69,7 +65,8 @@ def test_put_is_take_run_backwards():
     take, put = _gesture("take", "cup"), _gesture("put", "cup")
     for share in (0.0, 0.3, 0.7, 1.0):
         forth, back = take.at(1.0 + 2.0 * share), put.at(3.0 - 2.0 * share)
-        assert forth.thing.x == pytest.approx(back.thing.x) and forth.thing.y == pytest.approx(back.thing.y)
+        assert forth.thing.x == pytest.approx(back.thing.x)
+        assert forth.thing.y == pytest.approx(back.thing.y)
         assert forth.hands[1].touching == back.hands[1].touching
 
 
@@ -110,7 +107,8 @@ def test_a_frame_has_the_cameras_size_and_the_handled_thing_in_it():
     image, truths = Scene(person, session, seed=7).frame(
         (clip.start_s + clip.stop_s) / 2, np.random.default_rng(0)
     )
-    assert image.shape == (person.height, person.width, 3) and image.dtype == np.uint8
+    assert image.shape == (person.height, person.width, 3)
+    assert image.dtype == np.uint8
     assert image.std() > 10
     assert {t.category for t in truths} == {"hand", "object"}
 
@@ -120,7 +118,8 @@ def test_sound_has_the_sessions_length_and_stays_within_full_scale():
     session = cast.sessions(person, seed=7)[0]
     samples = sound.render_sound(person, session, Scene(person, session, seed=7).gestures, seed=7)
     assert samples.shape == (2, int(np.ceil(session.duration_s * 44100)))
-    assert 0.01 < samples.std() and np.abs(samples).max() <= 1
+    assert samples.std() > 0.01
+    assert np.abs(samples).max() <= 1
 
 
 def test_equal_input_gives_equal_bytes(tmp_path):
@@ -163,7 +162,8 @@ def test_generate_writes_the_raw_format_and_repeats_itself(tmp_path, short):
     assert list(digests[0].values()) == list(digests[1].values())
 
     rows = list(csv.DictReader((tmp_path / "one" / "annotations.csv").open()))
-    assert tuple(rows[0]) == generate.COLUMNS and len(rows) == 9
+    assert tuple(rows[0]) == generate.COLUMNS
+    assert len(rows) == 9
     for row in rows:
         with av.open(str(tmp_path / "one" / "videos" / row["video"])) as video:
             assert float(video.duration / 1e6) > float(row["stop_s"])
@@ -172,7 +172,8 @@ def test_generate_writes_the_raw_format_and_repeats_itself(tmp_path, short):
         assert boxes.exists() == (row["video"] != "P02_1.mp4")
         if boxes.exists():
             times = [json.loads(line)["time_s"] for line in boxes.read_text().splitlines()]
-            assert times == sorted(times) and times[0] == 0.0
+            assert times == sorted(times)
+            assert times[0] == 0.0
 
 
 def _files(folder: Path) -> list[Path]:
