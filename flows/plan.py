@@ -63,7 +63,9 @@ def plan(clone: Clone, targets: Sequence[str] = (), force: Sequence[str] = ()) -
             _refuse_missing_data(stages, status)
             return _decide(stages, parents, status, targets, force)
     except DvcException as error:
-        raise UserError(str(error), file=clone.root / "dvc.yaml") from None
+        raise UserError(
+            str(error), file=clone.root / "dvc.yaml", remedy="`dvc status` shows the rows at fault"
+        ) from None
 
 
 def _decide(

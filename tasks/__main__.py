@@ -53,7 +53,7 @@ def _run(stage: str, item: str | None, workspace: Workspace) -> None:
     if stage == ENSURE:
         from tasks.register import ensure
 
-        print(ensure(workspace))
+        ensure(workspace)
         return
     from tasks.params import load
 
