@@ -38,7 +38,7 @@ class Films:
         sound_rate_hz: int = 16000,
         options: dict[str, str] | None = None,
     ) -> Path:
-        """Encode uint8 RGB frames and float32 (channels, samples) sound into a container named by the suffix."""
+        """Encode uint8 RGB frames and float32 (channels, samples) sound into the suffix's container."""
         frames = list(frames)
         path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(path), "w") as container:
