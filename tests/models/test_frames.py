@@ -29,7 +29,7 @@ def test_the_mean_is_blind_to_order_and_the_others_are_not():
 
 
 def test_an_unknown_model_is_named_with_those_near_it():
-    with pytest.raises(ValueError, match="'resnet10x'; near it: .*resnet"):
+    with pytest.raises(ValueError, match=r"'resnet10x'; near it: .*resnet"):
         PLAIN.model_copy(update={"name": "resnet10x"}).build(3)
 
 
@@ -39,7 +39,7 @@ def test_stochastic_depth_reaches_the_image_network():
 
 
 def test_stochastic_depth_of_a_network_without_it_is_refused():
-    with pytest.raises(ValueError, match="vgg11.*drop_path_rate"):
+    with pytest.raises(ValueError, match=r"vgg11.*drop_path_rate"):
         PLAIN.model_copy(update={"name": "vgg11", "drop_path": 0.5}).build(3)
 
 
@@ -65,7 +65,7 @@ def test_the_first_convolution_is_fitted_to_the_channels(checkpoint, channels):
 def test_another_models_checkpoint_is_refused(checkpoint):
     network = PLAIN.build(3)
     before = network.image.conv1[0].weight.clone()
-    with pytest.raises(ValueError, match="not for test_resnet.*1 tensors differ.*is missing"):
+    with pytest.raises(ValueError, match=r"not for test_resnet.*1 tensors differ.*is missing"):
         network.load_pretrained({k: v for k, v in checkpoint.items() if k != "layer1.0.conv1.weight"})
     with pytest.raises(ValueError, match="unknown"):
         network.load_pretrained({**checkpoint, "stranger": torch.zeros(1)})

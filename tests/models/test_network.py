@@ -1,4 +1,4 @@
-"""Every backbone family in a network: shapes, gradients, state and cost. A family needs an example here to pass."""
+"""Every backbone family in a network: shapes, gradients, state, cost. A family needs an example here."""
 
 from typing import get_args
 

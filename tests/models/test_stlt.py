@@ -66,7 +66,7 @@ def test_frames_without_boxes_are_fine(network, clip, train):
 
 
 def test_too_many_frames_are_refused(network):
-    with pytest.raises(ValueError, match="7 frames.*max_frames 6"):
+    with pytest.raises(ValueError, match=r"7 frames.*max_frames 6"):
         network(torch.zeros(1, 7, 3, 8))
 
 

@@ -1,0 +1,144 @@
+"""Every training method in the registry, then what each promises. A method needs an example here to pass."""
+
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from models import distill
+from models.distill.kd import KD, distillation
+from models.distill.method import Lesson, Method
+from models.distill.supervised import Supervised
+from models.network import Output
+
+KNOWN = KD(kind="kd", temperature=2.0, distillation_weight=1.0, ground_truth_weight=0.5, head_weights=None)
+EXAMPLES: list[Method] = [Supervised(kind="supervised", head_weights=None), KNOWN]
+examples = pytest.mark.parametrize("method", EXAMPLES, ids=lambda method: method.kind)
+LABELS = {"verb": torch.tensor([0, 1, 2]), "noun": torch.tensor([1, 0, 1])}
+
+
+def student(seed: int = 0, dtype: torch.dtype = torch.float32) -> Output:
+    generator = torch.Generator().manual_seed(seed)
+    logits = {"verb": torch.randn(3, 4, generator=generator), "noun": torch.randn(3, 2, generator=generator)}
+    leaves = {head: values.to(dtype).requires_grad_() for head, values in logits.items()}
+    return Output(torch.zeros(3, 5), leaves)
+
+
+def lesson(seed: int = 1, present: tuple[bool, ...] = (True, True, True)) -> Lesson:
+    logits = student(seed).logits
+    log_probs = {head: values.detach().log_softmax(-1) for head, values in logits.items()}
+    return Lesson(log_probs, torch.tensor(present))
+
+
+def test_every_method_has_an_example():
+    assert set(get_args(get_args(distill.Method)[0])) == {type(method) for method in EXAMPLES}
+
+
+@examples
+def test_a_loss_is_a_scalar_that_teaches_every_head_and_its_parts_are_for_curves(method):
+    output = student()
+    losses = method.loss(output, lesson(), LABELS)
+    assert losses.total.shape == ()
+    assert all(part.shape == () and not part.requires_grad for part in losses.parts.values())
+    losses.total.backward()
+    assert all(logits.grad.any() for logits in output.logits.values())
+
+
+@examples
+def test_half_precision_is_computed_in_single(method):
+    half = method.loss(student(dtype=torch.bfloat16), lesson(), LABELS).total
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, method.loss(student(), lesson(), LABELS).total, rtol=2e-2, atol=0)
+
+
+@examples
+def test_other_heads_are_refused(method):
+    with pytest.raises(ValueError, match="labels"):
+        method.loss(student(), lesson(), {"verb": LABELS["verb"]})
+    weighted = method.model_copy(update={"head_weights": {"verb": 1.0}})
+    with pytest.raises(ValueError, match="head_weights"):
+        weighted.loss(student(), lesson(), LABELS)
+
+
+@examples
+def test_params_are_read_by_kind_without_defaults(method):
+    fields, adapter = method.model_dump(), TypeAdapter(distill.Method)
+    assert adapter.validate_python(fields) == method
+    with pytest.raises(ValidationError, match="extra"):
+        adapter.validate_python({**fields, "tau": 3})
+    for name in fields:
+        with pytest.raises(ValidationError):
+            adapter.validate_python({key: value for key, value in fields.items() if key != name})
+
+
+def test_head_weights_multiply_their_heads():
+    plain, weighted = (
+        Supervised(kind="supervised", head_weights=weights).loss(student(), None, LABELS).total
+        for weights in (None, {"verb": 3.0, "noun": 3.0})
+    )
+    torch.testing.assert_close(weighted, 3 * plain)
+
+
+@given(seed=st.integers(0, 10_000), temperature=st.floats(0.1, 50))
+@settings(deadline=None)
+def test_a_divergence_is_never_negative_and_zero_for_the_teacher_itself(seed, temperature):
+    taught = lesson(seed)
+    assert distillation(student(seed + 1).logits, taught, temperature) > -1e-6 * temperature**2
+    itself = {head: log_probs + 3.0 for head, log_probs in taught.log_probs.items()}
+    assert distillation(itself, taught, temperature).item() == pytest.approx(0, abs=1e-6 * temperature**2)
+
+
+def test_a_divergence_by_hand():
+    taught = Lesson({"action": torch.tensor([[0.75, 0.25]]).log()}, torch.tensor([True]))
+    found = distillation({"action": torch.zeros(1, 2)}, taught, 1.0)
+    assert found.item() == pytest.approx(0.130812, abs=1e-5)  # 3/4 log(3/2) + 1/4 log(1/2)
+
+
+def test_clips_without_a_teacher_learn_from_labels_alone():
+    taught = lesson(present=(True, False, True))
+    for log_probs in taught.log_probs.values():
+        log_probs[1] = torch.nan
+    output = student()
+    distillation(output.logits, taught, 2.0).backward()
+    for logits in output.logits.values():
+        assert logits.grad.isfinite().all()
+        assert not logits.grad[1].any()
+        assert logits.grad[0].any()
+    assert KNOWN.loss(student(), taught, LABELS).total.isfinite()
+
+
+def test_a_clip_weighs_the_same_whoever_is_absent_beside_it():
+    gradients = []
+    for present in [(True, True, True), (True, False, False)]:
+        output = student()
+        distillation(output.logits, lesson(present=present), 2.0).backward()
+        gradients.append(output.logits["verb"].grad[0])
+    torch.testing.assert_close(*gradients)
+
+
+def test_certain_teachers_and_certain_students_stay_finite():
+    taught = Lesson({"action": torch.tensor([[0.0, -1e4]])}, torch.tensor([True]))
+    logits = torch.tensor([[-1e4, 1e4]], requires_grad=True)
+    loss = distillation({"action": logits}, taught, 0.1)
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+def test_kd_refuses_what_it_cannot_learn_from():
+    with pytest.raises(ValueError, match="needs a lesson"):
+        KNOWN.loss(student(), None, LABELS)
+    with pytest.raises(ValueError, match="needs numbers"):
+        KNOWN.model_copy(update={"temperature": "auto"}).loss(student(), lesson(), LABELS)
+    with pytest.raises(ValueError, match="the lesson"):
+        KNOWN.loss(student(), Lesson({"verb": torch.zeros(3, 4)}, torch.ones(3).bool()), LABELS)
+    for shape in [(3, 1), (1, 4)]:  # both would broadcast
+        taught = lesson()
+        taught.log_probs["verb"] = torch.zeros(shape)
+        with pytest.raises(ValueError, match="disagree"):
+            KNOWN.loss(student(), taught, LABELS)
+    with pytest.raises(ValueError, match="disagree"):
+        KNOWN.loss(student(), lesson()._replace(present=torch.tensor([True])), LABELS)
