@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,11 +127,9 @@ def _video_facts(videos: Iterable[Video]) -> list[tuple[str, str]]:
 
 
 def _most_common(values: Sequence[str], most: int = 12) -> str:
-    counts = sorted(
-        ((values.count(value), value) for value in set(values)), key=lambda pair: (-pair[0], pair[1])
-    )
+    counts = sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0]))
     rest = [f"and {len(counts) - most} more"] if len(counts) > most else []
-    return ", ".join([f"{value} ({count})" for count, value in counts[:most]] + rest)
+    return ", ".join([f"{value} ({count})" for value, count in counts[:most]] + rest)
 
 
 def _class_chart(counts: Mapping[str, Mapping[str, int]]) -> Markup:
