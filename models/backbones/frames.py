@@ -26,7 +26,8 @@ class Frames(BaseModel):
         name: a timm model, as "mobilenetv4_conv_small_035".
         pretrained: False for weights drawn at random, True for those of timm's hub, or the path of a file of
             weights; the caller reads that file and gives its tensors to `FrameNetwork.load_pretrained`.
-        temporal: how frames become a clip, see `models.temporal`.
+        temporal: how frames become a clip: "mean" of the frames' features, blind to their order; "stack", the
+            mean with each frame seen together with its two neighbours; "conv", a convolution over features.
         dropout: probability of dropping a feature before the heads.
         drop_path: stochastic depth of the image network; 0 for networks that have none.
     """
@@ -46,7 +47,8 @@ class Frames(BaseModel):
         Raises:
             ValueError: timm has no such model, no weights for it, or it has no stochastic depth.
         """
-        return FrameNetwork(self._image_network(channels), self.temporal)
+        seen = channels * temporal.window(self.temporal)
+        return FrameNetwork(self._image_network(seen), self.temporal)
 
     def _image_network(self, channels: int) -> nn.Module:
         if not timm.is_model(self.name):
@@ -65,7 +67,7 @@ class FrameNetwork(nn.Module):
     """The module of `Frames`.
 
     Args:
-        image: a timm model without classifier.
+        image: a timm model without classifier, for as many channels as the kind shows it at once.
         kind: the temporal head.
 
     Attributes:
@@ -76,12 +78,14 @@ class FrameNetwork(nn.Module):
         super().__init__()
         self.width: int = image.head_hidden_size  # type: ignore[assignment]
         self.image = image
+        self.window = temporal.window(kind)
         self.temporal = temporal.build(kind, self.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed clips (batch, frames, channels, height, width) as features (batch, self.width)."""
         batch, frames = x.shape[:2]
-        features = self.image(x.flatten(0, 1))
+        pictures = temporal.neighbourhoods(x, self.window).flatten(0, 1)
+        features = self.image(pictures)
         return self.temporal(features.unflatten(0, (batch, frames)))
 
     def load_pretrained(self, state: Mapping[str, Tensor]) -> None:

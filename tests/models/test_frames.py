@@ -5,7 +5,7 @@ import timm
 import torch
 
 from models.backbones.frames import Frames
-from models.temporal import build as build_temporal
+from models.temporal import neighbourhoods
 
 PLAIN = Frames(
     kind="frames", name="test_resnet", pretrained=False, temporal="mean", dropout=0.0, drop_path=0.0
@@ -18,14 +18,21 @@ def checkpoint() -> dict[str, torch.Tensor]:
     return timm.create_model("test_resnet", num_classes=1000).state_dict()
 
 
-def test_the_mean_is_blind_to_order_and_the_others_are_not():
+@pytest.mark.parametrize(("kind", "ordered"), [("mean", False), ("stack", True), ("conv", True)])
+def test_the_mean_alone_is_blind_to_the_order_of_frames(kind, ordered):
     torch.manual_seed(0)
-    frames = torch.randn(2, 5, 8)
-    for kind in ("gru", "conv"):
-        module = build_temporal(kind, 8)
-        assert not torch.allclose(module(frames), module(frames.flip(1)), atol=1e-4)
-    mean = build_temporal("mean", 8)
-    torch.testing.assert_close(mean(frames), mean(frames.flip(1)))
+    network = PLAIN.model_copy(update={"temporal": kind}).build(3).eval()
+    x = torch.randn(1, 5, 3, 32, 32)
+    shuffled = x[:, [2, 0, 4, 1, 3]]
+    assert torch.allclose(network(x), network(shuffled), atol=1e-5) != ordered
+
+
+def test_neighbours_are_stacked_in_time_and_repeated_at_the_ends():
+    x = torch.tensor([1.0, 2.0, 3.0])[None, :, None, None, None]
+    stacked = neighbourhoods(x, 3)
+    assert stacked.shape == (1, 3, 3, 1, 1)
+    assert stacked.flatten(2)[0].tolist() == [[1, 1, 2], [1, 2, 3], [2, 3, 3]]
+    assert torch.equal(neighbourhoods(x, 1), x)
 
 
 def test_an_unknown_model_is_named_with_those_near_it():
@@ -48,6 +55,13 @@ def test_a_checkpoint_is_taken_over(checkpoint):
     network.load_pretrained(checkpoint)
     own = network.image.state_dict()
     assert all(torch.equal(value, checkpoint[name]) for name, value in own.items())
+
+
+def test_a_stack_of_frames_alike_excites_a_checkpoints_filters_as_one_did(checkpoint):
+    network = PLAIN.model_copy(update={"temporal": "stack"}).build(3)
+    network.load_pretrained(checkpoint)
+    first = network.image.conv1[0].weight
+    torch.testing.assert_close(first.unflatten(1, (3, 3)).sum(dim=1), checkpoint["conv1.0.weight"])
 
 
 @pytest.mark.parametrize("channels", [1, 2])
