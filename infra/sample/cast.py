@@ -44,9 +44,8 @@ _EQUIPMENT = (
 )
 
 _SKINS = ((241, 208, 182), (224, 172, 132), (198, 140, 98), (150, 98, 64), (104, 66, 44), (76, 50, 38))
-_CRAWL = (
-    0.72  # speeds run from a slow hand (this) to a quick one (its inverse), so tempo alone names no object
-)
+# Speeds run from a slow hand (this) to a quick one (its inverse), so that tempo alone names no object.
+_CRAWL = 0.8
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def _participant(seed: int, index: int) -> Participant:
         blur=float(rng.uniform(0.2, 0.8)),
         hum_hz=float(rng.choice([50.0, 60.0])),
         music=float(max(0.0, rng.uniform(-0.6, 1.0))),
-        snr_db=float(rng.uniform(-11.0, 1.0)),
+        snr_db=float(rng.uniform(-8.0, 3.0)),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-_CRF = 29  # x264's constant rate factor; the whole sample must stay small
+_CRF = 26  # x264's constant rate factor; the whole sample must stay small
 _AUDIO_BITS = {1: 24_000, 2: 40_000}  # a second, by channels
 _BLOCK = 1024  # samples an AAC frame takes
 
