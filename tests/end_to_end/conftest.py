@@ -94,7 +94,7 @@ def _write_raw(raw: Path) -> None:
             noun = list(SHADES)[(group + side) // 2 % 2]
             name = f"{group}-{verb}"
             boxes = _write_video(raw / "videos" / f"{name}.mp4", side, SHADES[noun], 3 * group)
-            (raw / "detections" / f"{name}.jsonl").write_text(
+            (raw / "detections" / f"{name}.mp4.jsonl").write_text(
                 "".join(json.dumps(frame) + "\n" for frame in boxes)
             )
             rows.append([name, name + ".mp4", 0.0, SECONDS - 0.1, f"p{group}", split, verb, noun])

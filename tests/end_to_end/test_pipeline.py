@@ -9,9 +9,12 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from flows.clone import Clone
 from flows.plan import plan
+
+pytestmark = pytest.mark.slow
 
 
 def outcomes(stdout: str) -> dict[str, str]:
