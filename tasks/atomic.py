@@ -52,6 +52,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o755)
         for file in temporary.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)  # some writers make private files
             _sync(file)
         if path.exists():
             shutil.rmtree(path)

@@ -44,7 +44,12 @@ class _Rendered(Dataset[tuple[np.ndarray, int, int]]):
     """View `number` of clip `row`, rendered when asked for by the pair (row, number)."""
 
     def __init__(
-        self, modality: Modality, shards: Shards, clips: Sequence[Clip], size: int, view: Callable[[Clip, int], View]
+        self,
+        modality: Modality,
+        shards: Shards,
+        clips: Sequence[Clip],
+        size: int,
+        view: Callable[[Clip, int], View],
     ):
         self._modality, self._shards, self._clips = modality, shards, clips
         self._size, self._view = size, view

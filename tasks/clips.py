@@ -48,7 +48,7 @@ class Video:
     duration_s: float
     reader: Literal["decord", "pyav"]
     audio_rate_hz: int
-    """0 where there is no sound track."""
+    """0 where there is no sound track that can be decoded, or nothing but silence on it."""
     detections: bool
     """Whether raw/detections holds a file for it."""
     detections_sha256: str

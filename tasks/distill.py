@@ -1,11 +1,10 @@
 """Stage `distill@<student>`: RGB and a lesson in, a student out. The baseline is a student of labels alone."""
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models.distill import Method
 from models.distill.kd import KD
 from tasks.atomic import new_folder, write_json
 from tasks.clips import Clip, label_indices, read_clips
@@ -105,7 +104,11 @@ def _bank(
 
 
 def _lesson(
-    learner: Learner, student: Student, bank: dict[str, Teachings] | None, train: list[Clip], validation: list[Clip]
+    learner: Learner,
+    student: Student,
+    bank: dict[str, Teachings] | None,
+    train: list[Clip],
+    validation: list[Clip],
 ) -> Mixed | None:
     if bank is None or student.ensemble is None:
         return None
@@ -172,7 +175,9 @@ def _settle(
         network, _, _ = tried.train(seen, _of(lesson, train, seen), seed, 0, training)
         _, found = tried.finish([network])
         loss = found["action"]["nll"]
-        print(f"auto {learner.name}: {_described(trial)} → validation NLL {loss:.4f}, top1 {found['action']['top1']:.3f}")
+        print(
+            f"auto {learner.name}: {_described(trial)} → validation NLL {loss:.4f}, top1 {found['action']['top1']:.3f}"
+        )
         if best is None or loss < best[0]:
             best = loss, trial
     assert best is not None
@@ -192,10 +197,14 @@ def _trials(student: Student, learner: Learner) -> Any:
     """Every student that `auto` may stand for, each once."""
     method, search = student.method, learner.params.search
     assert isinstance(method, KD) and student.ensemble is not None
-    shares = search.distillation_weight if method.distillation_weight == "auto" else [method.distillation_weight]
+    shares = (
+        search.distillation_weight if method.distillation_weight == "auto" else [method.distillation_weight]
+    )
     temperatures = search.temperature if method.temperature == "auto" else [method.temperature]
     per_sample = student.ensemble.weights == "per_sample" and student.ensemble.weights_temperature == "auto"
-    gammas: list[Any] = list(search.weights_temperature) if per_sample else [student.ensemble.weights_temperature]
+    gammas: list[Any] = (
+        list(search.weights_temperature) if per_sample else [student.ensemble.weights_temperature]
+    )
     for share, (temperature, gamma) in itertools.product(shares, itertools.product(temperatures, gammas)):
         if share == 0 and (temperature, gamma) != (temperatures[0], gammas[0]):
             continue

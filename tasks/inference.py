@@ -47,7 +47,9 @@ def view_logits(
     spec = committee.spec
     views = [test_views(clip, spec.views, clips_per_video, crops) for clip in clips]
     by_name = {clip.clip_id: chosen for clip, chosen in zip(clips, views, strict=True)}
-    return _logits(committee, shards, clips, clips_per_video * crops, lambda clip, n: by_name[clip.clip_id][n], batch)
+    return _logits(
+        committee, shards, clips, clips_per_video * crops, lambda clip, n: by_name[clip.clip_id][n], batch
+    )
 
 
 def training_view_logits(
@@ -72,7 +74,9 @@ def _logits(committee: Committee, shards: Shards, clips: Sequence[Clip], count: 
         head: np.zeros((len(clips), count, len(classes)), np.float32) for head, classes in spec.heads.items()
     }
     places = [(int(row), number) for row in np.flatnonzero(seen) for number in range(count)]
-    for rendered in batches(spec.modality_params, shards, clips, spec.views.size, chunks(places, batch), view):
+    for rendered in batches(
+        spec.modality_params, shards, clips, spec.views.size, chunks(places, batch), view
+    ):
         logits: Logits = committee.logits(rendered.inputs.to(there))
         for head, values in logits.items():
             filled[head][rendered.rows, rendered.numbers] = values.float().cpu().numpy()

@@ -50,16 +50,24 @@ def mixed(
     train_present = torch.from_numpy(np.stack([bank[name].train_present for name in names], 1))
     log_probs, mean_weights, chosen = {}, {}, {}
     for head, labels in train_labels.items():
-        said = torch.from_numpy(np.stack([bank[name].train[head] for name in names], 2))  # clips, views, teachers, classes
+        said = torch.from_numpy(
+            np.stack([bank[name].train[head] for name in names], 2)
+        )  # clips, views, teachers, classes
         clips, views, teachers, classes = said.shape
         truth = torch.from_numpy(labels)
-        loss = cross_entropies(said.flatten(0, 1), truth.repeat_interleave(views)).view(clips, views, teachers).mean(1)
+        loss = (
+            cross_entropies(said.flatten(0, 1), truth.repeat_interleave(views))
+            .view(clips, views, teachers)
+            .mean(1)
+        )
         gamma = ensemble.weights_temperature
         if gamma == "auto":
             gamma = _on_validation(ensemble, bank, head, val_labels[head], candidates)
         share = weights(ensemble.weights, loss, gamma, train_present)
         spread = share[:, None].expand(clips, views, teachers).reshape(-1, teachers)
-        log_probs[head] = mix(said.flatten(0, 1), spread, ensemble.space).view(clips, views, classes).float().numpy()
+        log_probs[head] = (
+            mix(said.flatten(0, 1), spread, ensemble.space).view(clips, views, classes).float().numpy()
+        )
         mean_weights[head] = dict(zip(names, share[train_present.any(1)].mean(0).tolist(), strict=True))
         chosen[head] = gamma
     content = digest({head: values.tobytes().hex() for head, values in log_probs.items()})

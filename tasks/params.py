@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -32,7 +32,9 @@ class Data(Section):
     name: str = Field(min_length=1, description="Shown in reports and MLflow.")
     format: str = Field(description="A reader of tasks/datasets: folder, epic_kitchens, …")
     heads: dict[Name, list[str]] = Field(min_length=1, description="Label heads and their classes, in order.")
-    validation_share: Share = Field(description="Share of the groups that becomes val where no split says so.")
+    validation_share: Share = Field(
+        description="Share of the groups that becomes val where no split says so."
+    )
     test_share: Share = Field(description="Share of the groups that becomes test where no split says so.")
     split_seed: NonNegativeInt = Field(description="Seed of that draw.")
     slices: list[str] = Field(description="Columns of annotations.csv that get a per-slice table.")
@@ -88,7 +90,8 @@ class Search(Section):
     epochs: PositiveInt = Field(description="Epochs of a trial.")
     temperature: list[PositiveFloat] = Field(min_length=1, description="Candidates for τ.")
     distillation_weight: list[Annotated[float, Field(ge=0, le=1)]] = Field(
-        min_length=1, description="Candidates for λ_KD; λ_GT is 1 − λ_KD. With 0 among them, no teacher is one."
+        min_length=1,
+        description="Candidates for λ_KD; λ_GT is 1 − λ_KD. With 0 among them, no teacher is one.",
     )
     weights_temperature: list[PositiveFloat] = Field(min_length=1, description="Candidates for γ.")
 
@@ -97,16 +100,19 @@ class Ensemble(Section):
     """How the teachers' predictions become one lesson."""
 
     weights: Literal["uniform", "per_sample", "data_set"]
-    weights_temperature: PositiveFloat | Literal["auto"] = Field(description="γ; large: uniform; small: the best.")
+    weights_temperature: PositiveFloat | Literal["auto"] = Field(
+        description="γ; large: uniform; small: the best."
+    )
     space: Literal["logits", "probs"] = Field(description="Where calibrated predictions are averaged.")
 
 
 class Student(Section):
     """One student: a network that sees RGB alone."""
 
-    learns_from: Literal["data/index", "artifacts/teachings"] | Annotated[
-        str, Field(pattern=r"^artifacts/teachings/[a-z][a-z0-9_-]*$")
-    ] = Field(
+    learns_from: (
+        Literal["data/index", "artifacts/teachings"]
+        | Annotated[str, Field(pattern=r"^artifacts/teachings/[a-z][a-z0-9_-]*$")]
+    ) = Field(
         description="The path of what it learns from beside RGB, so that DVC can follow it: data/index (labels "
         "alone), artifacts/teachings (all teachers) or artifacts/teachings/<teacher>."
     )
@@ -130,7 +136,9 @@ class Student(Section):
 class Evaluate(Section):
     """What the report measures."""
 
-    clips: list[PositiveInt] = Field(min_length=1, description="Numbers of interleaved clips in the views sweep.")
+    clips: list[PositiveInt] = Field(
+        min_length=1, description="Numbers of interleaved clips in the views sweep."
+    )
     crops: list[Literal[1, 3]] = Field(min_length=1, description="Numbers of crops in the views sweep.")
     bins: PositiveInt = Field(description="Equal-width bins of the ECE.")
     bootstrap: PositiveInt = Field(description="Resamples behind a 95 % interval.")
@@ -207,7 +215,9 @@ def _step(model: Any, part: int | str) -> Any:
             if part in (name, field.alias):
                 return field.annotation
         return None
-    choices = [choice for choice in getattr(model, "__args__", ()) if choice not in (str, type(None))]
+    if get_origin(model) is dict:
+        return get_args(model)[1]
+    choices = [choice for choice in get_args(model) if choice not in (str, type(None))]
     for choice in choices:
         for candidate in (choice, *getattr(choice, "__args__", ())):
             kind = getattr(candidate, "model_fields", {}).get("kind")
@@ -233,6 +243,18 @@ def _row_of(text: str, place: tuple[int | str, ...]) -> int | None:
     return row
 
 
+def _without_tags(place: tuple[int | str, ...], values: Any) -> list[int | str]:
+    """A place as the file spells it: pydantic puts the `kind` of a union into it as well."""
+    spelt: list[int | str] = []
+    for number, part in enumerate(place):
+        is_tag = isinstance(values, dict) and part not in values and values.get("kind") == part
+        if not (is_tag and number < len(place) - 1):
+            spelt.append(part)
+            known = isinstance(values, dict) and part in values
+            values = values[part] if known or isinstance(values, list) else None
+    return spelt
+
+
 def parse(text: str, file: Path) -> Params:
     """Params from the text of `file`.
 
@@ -252,9 +274,10 @@ def parse(text: str, file: Path) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        first, *others = error.errors()
+        # A misspelt key is reported twice, as unknown and as missing; the first tells more.
+        first, *others = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         place = first["loc"]
-        name = ".".join(str(part) for part in place)
+        name = ".".join(str(part) for part in _without_tags(place, values))
         if first["type"] == "extra_forbidden":
             message = f"unknown key {name}{_suggestion(str(place[-1]), _fields_at(place))}"
         elif first["type"] == "missing":

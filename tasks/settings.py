@@ -28,7 +28,9 @@ class Settings(BaseSettings):
         description="Stages that `understudy run` runs side by side; each stage uses one CPU thread or GPU.",
     )
     max_video_bytes: PositiveInt = Field(default=20 * 2**30, description="Larger videos go to quarantine.")
-    decode_timeout_s: float = Field(default=120.0, gt=0, description="A probe of one video may take this long.")
+    decode_timeout_s: float = Field(
+        default=120.0, gt=0, description="A probe of one video may take this long."
+    )
 
 
 def settings() -> Settings:

@@ -59,7 +59,9 @@ def _batches(rows: Iterable[tuple[str, Row]]) -> Iterator[pa.RecordBatch]:
 
     def flush() -> pa.RecordBatch:
         columns = [
-            pa.DictionaryArray.from_arrays(pa.array([i for i, _ in pending], pa.int32()), pa.array(names, pa.string())),
+            pa.DictionaryArray.from_arrays(
+                pa.array([i for i, _ in pending], pa.int32()), pa.array(names, pa.string())
+            ),
             pa.array([row.time_s for _, row in pending], pa.float64()),
             pa.array([row.aspect for _, row in pending], pa.float32()),
             pa.array([row.payload for _, row in pending], pa.large_binary()),

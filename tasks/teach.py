@@ -54,7 +54,9 @@ class Teachings:
 
         def part(split: str) -> dict[str, np.ndarray]:
             prefix = f"{split}/"
-            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            return {
+                name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
+            }
 
         return cls(part("train"), tensors["train_present"], part("val"), tensors["val_present"])
 
@@ -116,7 +118,9 @@ def _out_of_fold(
     return filled, seen
 
 
-def load_bank(folder: Path, teachers: list[str], seed: int, train: list[Clip], validation: list[Clip]) -> dict[str, Teachings]:
+def load_bank(
+    folder: Path, teachers: list[str], seed: int, train: list[Clip], validation: list[Clip]
+) -> dict[str, Teachings]:
     """The teachings of several teachers, checked to be of just these clips.
 
     Raises:
@@ -129,6 +133,8 @@ def load_bank(folder: Path, teachers: list[str], seed: int, train: list[Clip], v
             raise UserError("no teachings", file=file, remedy=f"run `dvc repro teach@{name}`")
         clips = json.loads((folder / name / "clips.json").read_text(encoding="utf-8"))
         if clips != {"train": [c.clip_id for c in train], "val": [c.clip_id for c in validation]}:
-            raise UserError("these teachings are of other clips", file=file, remedy=f"run `dvc repro teach@{name}`")
+            raise UserError(
+                "these teachings are of other clips", file=file, remedy=f"run `dvc repro teach@{name}`"
+            )
         bank[name] = Teachings.load(file)
     return bank

@@ -18,7 +18,11 @@ from tasks.training import Epoch
 def run(params: Params, workspace: Workspace, item: str | None) -> None:
     """Train the teacher `item` for every seed and write artifacts/teachers/<item>."""
     assert item is not None
-    train_teacher(teacher_learner(params, workspace, item), read_clips(workspace.index, "train"), workspace.teacher(item))
+    train_teacher(
+        teacher_learner(params, workspace, item),
+        read_clips(workspace.index, "train"),
+        workspace.teacher(item),
+    )
 
 
 def teacher_learner(params: Params, workspace: Workspace, name: str) -> Learner:
@@ -67,7 +71,11 @@ def member_clips(learner: Learner, clips: list[Clip], member: int) -> list[Clip]
     """The clips that member `member` of the committee learns from: not of its fold, and with the modality."""
     assigned, seen = fold_of(learner, clips), learner.seen(clips)
     alone = learner.params.teachers[learner.name].folds == 1
-    return [clip for clip, fold, there in zip(clips, assigned, seen, strict=True) if there and (alone or fold != member)]
+    return [
+        clip
+        for clip, fold, there in zip(clips, assigned, seen, strict=True)
+        if there and (alone or fold != member)
+    ]
 
 
 def train_teacher(learner: Learner, clips: list[Clip], out: Path) -> None:
@@ -82,7 +90,10 @@ def train_teacher(learner: Learner, clips: list[Clip], out: Path) -> None:
             for member in range(teacher.folds):
                 taught = member_clips(learner, clips, member)
                 if not taught:
-                    raise UserError(f"no training clip has the modality {teacher.modality}", remedy=f"remove teacher {learner.name}")
+                    raise UserError(
+                        f"no training clip has the modality {teacher.modality}",
+                        remedy=f"remove teacher {learner.name}",
+                    )
                 network, histories[seed, member], run = learner.train(taught, None, seed, member)
                 members.append(network)
                 runs.setdefault(str(seed), []).append(run)

@@ -84,7 +84,9 @@ def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
             history.append(figures | {"seconds": time.monotonic() - begin})
             _save(course.checkpoint, network, optimizer, average, history)
             course.log(history[-1])
-            progress.advance(note=f"loss {figures['train_loss']:.3f}, val top1 {figures.get('val_top1', math.nan):.3f}")
+            progress.advance(
+                note=f"loss {figures['train_loss']:.3f}, val top1 {figures.get('val_top1', math.nan):.3f}"
+            )
     kept = average.module if average is not None else network
     return kept.cpu().eval(), history
 

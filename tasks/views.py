@@ -29,12 +29,16 @@ class Views(Section):
 
     frames: PositiveInt = Field(description="Frames sampled uniformly from the clip.")
     size: PositiveInt = Field(description="Side of the square picture a network sees, in pixels.")
-    per_clip: PositiveInt = Field(description="Different training views of a clip; epochs cycle through them.")
+    per_clip: PositiveInt = Field(
+        description="Different training views of a clip; epochs cycle through them."
+    )
     zoom: tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1)]] = Field(
         description="The crop's side is the short side divided by U(low, high)."
     )
     test_zoom: Annotated[float, Field(ge=1)] = Field(description="The same for the views of val and test.")
-    flip: bool = Field(description="Mirror half of the training views; never where classes say left and right.")
+    flip: bool = Field(
+        description="Mirror half of the training views; never where classes say left and right."
+    )
     jitter: Jitter
 
     @model_validator(mode="after")

@@ -55,7 +55,14 @@ class Audio(Modality):
         signal = torch.from_numpy(np.pad(samples, (0, needed)))
         window = torch.hann_window(self.window)
         spectrum = torch.stft(
-            signal, self.n_fft, self.hop, self.window, window, center=True, pad_mode="constant", return_complex=True
+            signal,
+            self.n_fft,
+            self.hop,
+            self.window,
+            window,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
         )
         power = spectrum.abs().square() / window.square().sum()
         bands = torch.from_numpy(mel_filters(self.rate_hz, self.n_fft, self.mels)) @ power

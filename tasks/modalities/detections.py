@@ -27,7 +27,9 @@ class Detections(Modality):
 
     kind: Literal["detections"]
     max_boxes: PositiveInt = Field(description="The best-scored boxes of a frame that are kept.")
-    visible: float = Field(ge=0, le=1, description="Share of a box that must lie in the crop for it to be seen.")
+    visible: float = Field(
+        ge=0, le=1, description="Share of a box that must lie in the crop for it to be seen."
+    )
     nearest_s: PositiveFloat = Field(description="A view's frame takes the detections at most this far away.")
     channels: ClassVar[int] = _FIELDS
 
@@ -36,10 +38,19 @@ class Detections(Modality):
         if not raw.video.detections:
             return
         for frame in read_detections(raw.detections):
-            if any(start_s - self.nearest_s <= frame.time_s <= stop_s + self.nearest_s for start_s, stop_s in spans):
+            if any(
+                start_s - self.nearest_s <= frame.time_s <= stop_s + self.nearest_s
+                for start_s, stop_s in spans
+            ):
                 boxes = np.array(
                     [
-                        [*box.box, box.score, CATEGORIES[box.category], SIDES[box.side or ""], STATES[box.state or ""]]
+                        [
+                            *box.box,
+                            box.score,
+                            CATEGORIES[box.category],
+                            SIDES[box.side or ""],
+                            STATES[box.state or ""],
+                        ]
                         for box in frame.boxes
                     ],
                     np.float32,

@@ -20,7 +20,9 @@ class Rgb(Modality):
     """JPEG frames at a fixed rate, short side resized. Rendered: (frames, 3, size, size), 0..1."""
 
     kind: Literal["rgb"]
-    short_side: PositiveInt = Field(description="Of the stored frames, in pixels; smaller ones stay as they are.")
+    short_side: PositiveInt = Field(
+        description="Of the stored frames, in pixels; smaller ones stay as they are."
+    )
     rate_hz: PositiveFloat = Field(description="Stored frames a second; no more than the video has.")
     quality: int = Field(ge=1, le=100, description="Of the JPEG.")
     channels: ClassVar[int] = 3

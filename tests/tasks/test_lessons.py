@@ -1,0 +1,77 @@
+"""From teachings to lessons: absent teachers have no say, useless ones little, and no clip teaches itself."""
+
+import numpy as np
+import pytest
+
+from tasks.clips import Clip, folds
+from tasks.lessons import mixed
+from tasks.params import Ensemble
+from tasks.teach import Teachings
+
+LABELS = {"action": np.array([0, 1, 2, 0])}
+VAL_LABELS = {"action": np.array([0, 1, 2])}
+CANDIDATES = [0.05, 1.0, 5.0]
+
+
+def teacher(sureness, present=(True,) * 4, views=2):
+    """Says the truth with this logit (negative: a lie)."""
+    train = np.zeros((4, views, 3), np.float32)
+    train[np.arange(4), :, LABELS["action"]] = sureness
+    val = np.eye(3, dtype=np.float32) * sureness
+    return Teachings({"action": train}, np.array(present), {"action": val}, np.ones(3, bool))
+
+
+def mix(bank, weights="uniform", gamma=1.0, space="probs"):
+    ensemble = Ensemble(weights=weights, weights_temperature=gamma, space=space)
+    return mixed(ensemble, bank, LABELS, VAL_LABELS, CANDIDATES)
+
+
+def test_a_uniform_mix_of_probabilities_worked_by_hand():
+    lessons = mix({"sure": teacher(np.log(8)), "blind": teacher(0.0)}).lessons
+    assert lessons.log_probs["action"].shape == (4, 2, 3)
+    assert np.exp(lessons.log_probs["action"][0, 0]) == pytest.approx(
+        [(0.8 + 1 / 3) / 2, *[(0.1 + 1 / 3) / 2] * 2]
+    )
+
+
+def test_an_absent_teacher_has_no_say():
+    sure = teacher(np.log(8), present=(True, False, True, False))
+    lessons = mix({"sure": sure, "blind": teacher(0.0, present=(True, True, False, False))}).lessons
+    assert np.exp(lessons.log_probs["action"][1, 0]) == pytest.approx([1 / 3] * 3)
+    assert np.exp(lessons.log_probs["action"][2, 0]) == pytest.approx([0.1, 0.1, 0.8])
+    assert lessons.present.tolist() == [True, True, True, False]
+
+
+def test_auto_gamma_silences_a_liar():
+    found = mix({"good": teacher(3.0), "liar": teacher(-3.0)}, "data_set", "auto")
+    assert found.weights_temperature["action"] == 0.05
+    assert found.weights["action"]["liar"] < 1e-6
+
+
+def test_the_digest_names_the_content():
+    one, other = mix({"a": teacher(1.0)}).lessons, mix({"a": teacher(1.1)}).lessons
+    assert one.digest != other.digest
+    assert one.digest == mix({"a": teacher(1.0)}).lessons.digest
+
+
+def test_teachings_come_back_from_disk(tmp_path):
+    said = teacher(2.0, present=(True, False, True, True))
+    said.save(tmp_path / "a.safetensors")
+    back = Teachings.load(tmp_path / "a.safetensors")
+    assert np.array_equal(back.train["action"], said.train["action"])
+    assert np.array_equal(back.train_present, said.train_present)
+    assert np.array_equal(back.val["action"], said.val["action"])
+
+
+def clips(groups):
+    return [Clip(str(n), "v", 0, 1, group, "train", {}, {}) for n, group in enumerate(groups)]
+
+
+def test_folds_keep_groups_whole_and_even():
+    found = folds(clips("aaaabbbccd"), 2)
+    assert found.tolist() == [0] * 4 + [1] * 3 + [1] * 2 + [0]
+
+
+def test_more_folds_than_groups_are_refused():
+    with pytest.raises(ValueError, match=r"2 group\(s\) cannot make 3 folds"):
+        folds(clips("aab"), 3)

@@ -1,0 +1,90 @@
+"""params.yaml: what the project ships parses; what is wrong is named with its row and the nearest right word."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tasks.errors import UserError
+from tasks.params import load, parse
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
+FILE = Path("params.yaml")
+
+
+def row_of(text, line):
+    return text.splitlines().index(line) + 1
+
+
+def test_the_shipped_params_parse():
+    params = load(ROOT / "params.yaml")
+    assert {"rgb", "flow", "detections", "audio"} <= set(params.teachers)
+    assert {"baseline", "student"} <= set(params.students)
+
+
+def test_student_and_baseline_have_the_same_network_and_budget():
+    params = load(ROOT / "params.yaml")
+    baseline, student = params.students["baseline"], params.students["student"]
+    assert (baseline.backbone, baseline.training) == (student.backbone, student.training)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  frames: 8", "  frame: 8", r"row \d+: unknown key views.frame; did you mean 'frames'\?"),
+        ("seeds: [0]", "sedes: [0]", r"row \d+: unknown key sedes; did you mean 'seeds'\?"),
+        ("  size: 64\n", "", r"missing key views.size"),
+        ("  size: 64", "  size: -1", r"views.size: Input should be greater than 0"),
+        ("  size: 64", "  size: big", r"row \d+: views.size: Input should be a valid integer"),
+        (
+            "zoom: [1.0, 1.25]",
+            "zoom: [1.5, 1.25]",
+            r"views: zoom: the first number must not exceed the second",
+        ),
+        (
+            "    modality: flow",
+            "    modality: flwo",
+            r"teachers.flow.modality: there is no 'flwo'; did you mean 'flow'",
+        ),
+        ("  student: auto", "  student: studnet", r"did you mean 'student'"),
+        (
+            "name: test_resnet, ",
+            "nam: test_resnet, ",
+            r"unknown key teachers.rgb.backbone.nam; did you mean 'name'",
+        ),
+        ("kind: frames", "kind: frame", r"teachers.rgb.backbone"),
+        ("views:\n", "views: [\n", r"not valid YAML"),
+        ("head: action", "head: actoin", r"register.head: there is no 'actoin'; did you mean 'action'"),
+    ],
+)
+def test_mistakes_are_named(old, new, message):
+    assert old in TEXT
+    with pytest.raises(UserError, match=message):
+        parse(TEXT.replace(old, new, 1), FILE)
+
+
+def test_the_row_is_that_of_the_key():
+    text = TEXT.replace("  test_zoom:", "  test_zom:")
+    with pytest.raises(UserError) as caught:
+        parse(text, FILE)
+    assert text.splitlines()[caught.value.row - 1].startswith("  test_zom:")
+
+
+def test_one_class_is_nothing_to_recognise():
+    values = yaml.safe_load(TEXT)
+    values["data"]["heads"] = {"verb": ["stir"], "noun": ["cup", "jar"]}
+    with pytest.raises(UserError, match="head verb has 1 class"):
+        parse(yaml.safe_dump(values), FILE)
+
+
+def test_a_student_of_teachers_needs_a_mix():
+    values = yaml.safe_load(TEXT)
+    values["students"]["student"]["ensemble"] = None
+    with pytest.raises(UserError, match="needs an `ensemble` section"):
+        parse(yaml.safe_dump(values), FILE)
+
+
+def test_no_params_says_where_to_run(tmp_path):
+    with pytest.raises(UserError, match="inside a clone"):
+        load(tmp_path / "params.yaml")

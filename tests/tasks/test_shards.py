@@ -1,0 +1,93 @@
+"""Shards: what is written comes back, by video and time; extraction is incremental and resumable."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tasks.clips import Video
+from tasks.extract import extract
+from tasks.modalities.modality import RawVideo
+from tasks.modalities.rgb import Rgb
+from tasks.shards import Row, Shards, shard_of, write_shard
+
+
+def folder_with(tmp_path, rows):
+    write_shard(tmp_path / "shard-000.arrow", rows)
+    manifest = {"modality": "rgb", "params": {}, "problems": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"shards": [{"file": "shard-000.arrow"}]}))
+    return Shards(tmp_path)
+
+
+def test_rows_come_back_by_video_and_nearest_time(tmp_path):
+    rows = [("a b.mp4", Row(0.1 * n, 1.5, bytes([n]))) for n in range(5)]
+    shards = folder_with(tmp_path, [*rows, ("ж.mp4", Row(3.0, 0.5, b"x" * 1000))])
+    found = shards.rows("a b.mp4")
+    assert found.times_s == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    assert found.aspect == 1.5
+    assert [bytes(found.payload(found.nearest(t))) for t in (-1, 0.14, 0.16, 9)] == [
+        b"\0",
+        b"\1",
+        b"\2",
+        b"\4",
+    ]
+    assert bytes(shards.rows("ж.mp4").payload(0)) == b"x" * 1000
+    assert shards.rows("absent.mp4") is None
+
+
+def test_more_rows_than_a_batch_and_no_rows(tmp_path):
+    many = [(f"{n // 3000}.mp4", Row(float(n), 1.0, str(n).encode())) for n in range(9000)]
+    shards = folder_with(tmp_path, many)
+    assert bytes(shards.rows("1.mp4").payload(5)) == b"3005"
+    (tmp_path / "empty").mkdir()
+    assert folder_with(tmp_path / "empty", []).rows("a") is None
+
+
+def test_a_videos_shard_depends_on_its_name_alone():
+    assert shard_of("a.mp4", 7) == shard_of("a.mp4", 7)
+    assert {shard_of(f"{n}.mp4", 4) for n in range(100)} == {0, 1, 2, 3}
+
+
+MODALITY = Rgb(kind="rgb", shards=4, short_side=24, rate_hz=10, quality=90)
+
+
+def raw_videos(films, tmp_path, names):
+    raws = {}
+    for name in names:
+        path = films.write(tmp_path / "raw" / name, films.grey(10, (32, 24)))
+        video = Video(name, f"sha-{name}", 1, "h264", 32, 24, 0, 10.0, 1.0, "decord", 0, False, "")
+        raws[name] = RawVideo(path, tmp_path / "none", video)
+    return raws
+
+
+def test_a_new_video_touches_only_its_shard(films, tmp_path):
+    names = [f"{n}.mp4" for n in range(6)]
+    raws = raw_videos(films, tmp_path, names)
+    spans = dict.fromkeys(names, [(0.0, 1.0)])
+    kept = tmp_path / "kept"
+    extract("rgb", MODALITY, {n: raws[n] for n in names[:5]}, spans, tmp_path / "one", kept)
+    before = {file.name: file.stat().st_mtime_ns for file in kept.glob("*.arrow")}
+    extract("rgb", MODALITY, raws, spans, tmp_path / "two", kept)
+    after = {file.name: file.stat().st_mtime_ns for file in kept.glob("*.arrow")}
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 1
+    shards = Shards(tmp_path / "two")
+    assert all(len(shards.rows(name).times_s) == 10 for name in names)
+    assert shards.digest != Shards(tmp_path / "one").digest
+
+
+def test_a_video_that_breaks_does_not_stop_the_others(films, tmp_path):
+    raws = raw_videos(films, tmp_path, ["a.mp4", "b.mp4"])
+    raws["a.mp4"].path.write_bytes(b"nothing")
+    extract("rgb", MODALITY, raws, {n: [(0.0, 1.0)] for n in raws}, tmp_path / "out", tmp_path / "kept")
+    shards = Shards(tmp_path / "out")
+    assert shards.rows("a.mp4") is None
+    assert shards.rows("b.mp4") is not None
+    assert list(shards.manifest["problems"]) == ["a.mp4"]
+
+
+def test_payloads_are_not_copied(tmp_path):
+    shards = folder_with(tmp_path, [("a", Row(0.0, 1.0, np.arange(8, dtype=np.float32).tobytes()))])
+    values = np.frombuffer(shards.rows("a").payload(0), np.float32)
+    assert not values.flags.owndata
+    assert values.tolist() == list(range(8))

@@ -1,0 +1,134 @@
+"""The one loop: exact resume, every clip once, rates as drawn, refusal of a loss that is no number."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from models.backbones.stlt import STLT
+from models.distill.supervised import Supervised
+from models.network import build
+from tasks.batches import Batch
+from tasks.errors import UserError
+from tasks.params import Training
+from tasks.training import Course, epoch_places, fit, rate_factor
+
+CLIPS, CLASSES = 13, 3
+TRAINING = Training(
+    epochs=4,
+    batch=4,
+    learning_rate=0.01,
+    weight_decay=0.05,
+    warmup_epochs=1,
+    decay="cosine",
+    clip_norm=1.0,
+    ema=0.9,
+    precision="float32",
+)
+BACKBONE = STLT(
+    kind="stlt", width=16, spatial_layers=1, temporal_layers=1, attention_heads=2, max_frames=4, dropout=0.2
+)
+
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.rand(CLIPS, 4, 3, 8, generator=generator)
+    inputs[..., 5:] = inputs[..., 5:].mul(2).round()
+    return inputs, torch.randint(CLASSES, (CLIPS,), generator=generator)
+
+
+class Killed(Exception):
+    """Stands for SIGKILL: nothing of the loop runs after it."""
+
+
+def course(checkpoint, training=TRAINING, kill_after=None, spoil=False):
+    inputs, labels = data()
+    method = Supervised(kind="supervised", head_weights=None)
+
+    def batches(places):
+        for place in places:
+            rows = torch.tensor([row for row, _ in place])
+            yield Batch(inputs[rows], rows, torch.tensor([number for _, number in place]))
+
+    def objective(output, batch):
+        losses = method.loss(output, None, {"action": labels[batch.rows]})
+        return losses._replace(total=losses.total * float("nan")) if spoil else losses
+
+    def log(figures):
+        if kill_after is not None and figures["epoch"] == kill_after:
+            raise Killed
+
+    def validate(network):
+        with torch.inference_mode():
+            top1 = (network(inputs).logits["action"].argmax(-1) == labels).float().mean()
+        return {"val_loss": 0.0, "val_top1": float(top1)}
+
+    return Course("test", training, 3, CLIPS, batches, objective, validate, checkpoint, log)
+
+
+def fresh():
+    torch.manual_seed(7)
+    return build(BACKBONE, 8, {"action": CLASSES})
+
+
+def same(one, other):
+    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "training", [TRAINING, TRAINING.model_copy(update={"ema": 0.0, "precision": "bfloat16"})]
+)
+def test_a_killed_training_ends_in_the_same_weights(tmp_path, training):
+    whole, history = fit(fresh(), course(tmp_path / "whole.pt", training))
+    for epoch in (0, 2):
+        with pytest.raises(Killed):
+            fit(fresh(), course(tmp_path / "cut.pt", training, kill_after=epoch))
+    torch.manual_seed(99)  # whatever the new process drew before
+    resumed, history_resumed = fit(fresh(), course(tmp_path / "cut.pt", training))
+    assert same(whole, resumed)
+    strip = functools.partial(map, lambda figures: {k: v for k, v in figures.items() if k != "seconds"})
+    assert list(strip(history)) == list(strip(history_resumed))
+
+
+def test_a_finished_training_is_not_done_again(tmp_path):
+    network, history = fit(fresh(), course(tmp_path / "a.pt"))
+    again, history_again = fit(fresh(), course(tmp_path / "a.pt", kill_after=3))
+    assert same(network, again)
+    assert history == history_again
+
+
+def test_it_learns(tmp_path):
+    chance = 5 / 13  # the most frequent class
+    longer = TRAINING.model_copy(update={"epochs": 60, "weight_decay": 0.0, "learning_rate": 0.005})
+    _, history = fit(fresh(), course(tmp_path / "a.pt", longer))
+    assert history[-1]["val_top1"] > chance
+
+
+def test_a_loss_that_is_no_number_stops_with_epoch_and_remedy(tmp_path):
+    fit(fresh(), course(tmp_path / "a.pt", TRAINING.model_copy(update={"epochs": 2})))
+    with pytest.raises(UserError, match=r"loss is nan in epoch 1, batch 1[\s\S]*learning_rate"):
+        fit(fresh(), course(tmp_path / "b.pt", spoil=True))
+    assert not (tmp_path / "b.pt").exists()
+
+
+@pytest.mark.parametrize(("clips", "batch"), [(13, 4), (3, 8), (16, 4), (1, 1), (17, 16)])
+def test_an_epoch_shows_every_clip_once_in_its_own_order(clips, batch):
+    places = epoch_places(clips, batch, seed=1, epoch=5)
+    rows = [row for part in places for row, number in part]
+    assert sorted(rows) == list(range(clips))
+    assert {number for part in places for _, number in part} == {5}
+    assert len(places) == max(1, clips // batch)
+    assert epoch_places(clips, batch, 1, 5) == places
+    if clips > 3:
+        assert epoch_places(clips, batch, 1, 6) != places
+        assert min(len(part) for part in places) >= min(batch, clips)
+
+
+def test_the_rate_rises_falls_and_ends_at_zero():
+    factors = np.array([rate_factor(TRAINING, step, 10) for step in range(40)])
+    assert factors[:10] == pytest.approx(np.arange(1, 11) / 10)
+    assert (np.diff(factors[10:]) < 0).all()
+    assert factors[-1] < 0.01
+    linear = TRAINING.model_copy(update={"decay": "linear"})
+    assert rate_factor(linear, 25, 10) == pytest.approx(0.5)
