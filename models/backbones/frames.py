@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from models import temporal
 from models.temporal import Temporal
 
+Normalise = Literal["none", "weights", "clip", "frame"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+_STILL = 0.01  # the deviation of a clip in which nothing is to be seen, so that its noise is not blown up
 
 
 class Frames(BaseModel):
@@ -27,7 +30,12 @@ class Frames(BaseModel):
         pretrained: False for weights drawn at random, True for those of timm's hub, or the path of a file of
             weights; the caller reads that file and gives its tensors to `FrameNetwork.load_pretrained`.
         temporal: how frames become a clip: "mean" of the frames' features, blind to their order; "stack", the
-            mean with each frame seen together with its two neighbours; "conv", a convolution over features.
+            mean with each frame seen together with its two neighbours; "difference", the mean with each frame
+            seen beside its change to the next; "conv", a convolution over the frames' features.
+        normalise: what is done to the input: "weights", the mean and deviation that the timm model's weights
+            were trained with (rgb alone); "clip", every channel of a clip brought to mean 0, the clip to
+            deviation 1, which takes out its light; "frame", every channel of every frame brought to mean 0,
+            which for flow takes out the camera's motion; "none".
         dropout: probability of dropping a feature before the heads.
         drop_path: stochastic depth of the image network; 0 for networks that have none.
     """
@@ -38,6 +46,7 @@ class Frames(BaseModel):
     name: str
     pretrained: bool | str
     temporal: Temporal
+    normalise: Normalise
     dropout: Fraction
     drop_path: Fraction
 
@@ -47,8 +56,10 @@ class Frames(BaseModel):
         Raises:
             ValueError: timm has no such model, no weights for it, or it has no stochastic depth.
         """
-        seen = channels * temporal.window(self.temporal)
-        return FrameNetwork(self._image_network(seen), self.temporal)
+        seen = temporal.channels_seen(self.temporal, channels)
+        if self.normalise == "weights" and channels != 3:
+            raise ValueError(f"normalise: weights is for rgb, not for inputs of {channels} channel(s)")
+        return FrameNetwork(self._image_network(seen), self.temporal, self.normalise)
 
     def _image_network(self, channels: int) -> nn.Module:
         if not timm.is_model(self.name):
@@ -69,22 +80,30 @@ class FrameNetwork(nn.Module):
     Args:
         image: a timm model without classifier, for as many channels as the kind shows it at once.
         kind: the temporal head.
+        normalisation: see `Frames`.
 
     Attributes:
         width: channels of the clip features.
     """
 
-    def __init__(self, image: nn.Module, kind: Temporal) -> None:
+    def __init__(self, image: nn.Module, kind: Temporal, normalisation: Normalise) -> None:
         super().__init__()
         self.width: int = image.head_hidden_size  # type: ignore[assignment]
         self.image = image
-        self.window = temporal.window(kind)
+        self.kind: Temporal = kind
         self.temporal = temporal.build(kind, self.width)
+        self.normalisation = normalisation
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed clips (batch, frames, channels, height, width) as features (batch, self.width)."""
         batch, frames = x.shape[:2]
-        pictures = temporal.neighbourhoods(x, self.window).flatten(0, 1)
+        if self.normalisation == "weights":
+            config: Mapping[str, Any] = self.image.pretrained_cfg  # type: ignore[assignment]
+            mean, deviation = (x.new_tensor(config[name])[:, None, None] for name in ("mean", "std"))
+            x = (x - mean) / deviation
+        elif self.normalisation != "none":
+            x = standardise(x, by_frame=self.normalisation == "frame")
+        pictures = temporal.see(self.kind, x).flatten(0, 1)
         features = self.image(pictures)
         return self.temporal(features.unflatten(0, (batch, frames)))
 
@@ -106,6 +125,18 @@ class FrameNetwork(nn.Module):
                 weights[name] = adapt_input_conv(own[name].shape[1], weights[name])
         _refuse_mismatch(own, weights, config["architecture"])
         self.image.load_state_dict(weights)
+
+
+def standardise(x: Tensor, by_frame: bool) -> Tensor:
+    """Bring every channel to mean 0 over its clip, or over each frame alone, and every clip to deviation 1.
+
+    Args:
+        x: (batch, frames, channels, height, width).
+        by_frame: take the mean of each frame instead of the clip's.
+    """
+    centred = x - x.mean(dim=(3, 4) if by_frame else (1, 3, 4), keepdim=True)
+    deviation = centred.square().mean(dim=(1, 2, 3, 4), keepdim=True).sqrt()
+    return centred / (deviation + _STILL)
 
 
 def _names(field: str | Iterable[str] | None) -> tuple[str, ...]:

@@ -4,11 +4,17 @@ import pytest
 import timm
 import torch
 
-from models.backbones.frames import Frames
-from models.temporal import neighbourhoods
+from models.backbones.frames import Frames, standardise
+from models.temporal import with_change, with_neighbours
 
 PLAIN = Frames(
-    kind="frames", name="test_resnet", pretrained=False, temporal="mean", dropout=0.0, drop_path=0.0
+    kind="frames",
+    name="test_resnet",
+    pretrained=False,
+    temporal="mean",
+    normalise="none",
+    dropout=0.0,
+    drop_path=0.0,
 )
 
 
@@ -18,7 +24,9 @@ def checkpoint() -> dict[str, torch.Tensor]:
     return timm.create_model("test_resnet", num_classes=1000).state_dict()
 
 
-@pytest.mark.parametrize(("kind", "ordered"), [("mean", False), ("stack", True), ("conv", True)])
+@pytest.mark.parametrize(
+    ("kind", "ordered"), [("mean", False), ("stack", True), ("difference", True), ("conv", True)]
+)
 def test_the_mean_alone_is_blind_to_the_order_of_frames(kind, ordered):
     torch.manual_seed(0)
     network = PLAIN.model_copy(update={"temporal": kind}).build(3).eval()
@@ -29,10 +37,18 @@ def test_the_mean_alone_is_blind_to_the_order_of_frames(kind, ordered):
 
 def test_neighbours_are_stacked_in_time_and_repeated_at_the_ends():
     x = torch.tensor([1.0, 2.0, 3.0])[None, :, None, None, None]
-    stacked = neighbourhoods(x, 3)
+    stacked = with_neighbours(x)
     assert stacked.shape == (1, 3, 3, 1, 1)
     assert stacked.flatten(2)[0].tolist() == [[1, 1, 2], [1, 2, 3], [2, 3, 3]]
-    assert torch.equal(neighbourhoods(x, 1), x)
+    assert with_neighbours(x[:, :1]).flatten().tolist() == [1, 1, 1]
+
+
+def test_a_frame_is_seen_beside_its_change():
+    x = torch.tensor([1.0, 2.0, 5.0])[None, :, None, None, None]
+    seen = with_change(x)
+    assert seen.shape == (1, 3, 2, 1, 1)
+    assert seen.flatten(2)[0].tolist() == [[1, 1], [2, 3], [5, 3]]
+    assert with_change(x[:, :1]).flatten().tolist() == [1, 0]
 
 
 def test_an_unknown_model_is_named_with_those_near_it():
@@ -57,11 +73,12 @@ def test_a_checkpoint_is_taken_over(checkpoint):
     assert all(torch.equal(value, checkpoint[name]) for name, value in own.items())
 
 
-def test_a_stack_of_frames_alike_excites_a_checkpoints_filters_as_one_did(checkpoint):
-    network = PLAIN.model_copy(update={"temporal": "stack"}).build(3)
+@pytest.mark.parametrize(("kind", "times"), [("stack", 3), ("difference", 2)])
+def test_frames_seen_together_share_a_checkpoints_filters(checkpoint, kind, times):
+    network = PLAIN.model_copy(update={"temporal": kind}).build(3)
     network.load_pretrained(checkpoint)
     first = network.image.conv1[0].weight
-    torch.testing.assert_close(first.unflatten(1, (3, 3)).sum(dim=1), checkpoint["conv1.0.weight"])
+    torch.testing.assert_close(first.unflatten(1, (times, 3)).sum(dim=1), checkpoint["conv1.0.weight"])
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -86,3 +103,30 @@ def test_another_models_checkpoint_is_refused(checkpoint):
     with pytest.raises(ValueError, match=r"is \(3,\), not"):
         network.load_pretrained({**checkpoint, "layer1.0.conv1.weight": torch.zeros(3)})
     assert torch.equal(network.image.conv1[0].weight, before)
+
+
+@pytest.mark.parametrize("by_frame", [False, True])
+def test_standardising_takes_out_light_and_contrast(by_frame):
+    x = torch.rand(2, 4, 3, 8, 8)
+    darker = x * 0.3 + torch.tensor([0.1, 0.2, 0.05])[:, None, None]
+    assert torch.allclose(standardise(x, by_frame), standardise(darker, by_frame), atol=0.2)
+    assert standardise(x, by_frame).mean(dim=(1, 3, 4)).abs().max() < 1e-5
+
+
+def test_standardising_each_frame_takes_out_what_moves_all_of_it():
+    x = torch.rand(1, 4, 2, 8, 8)
+    shaken = x + torch.randn(1, 4, 2, 1, 1)
+    assert torch.allclose(standardise(x, True), standardise(shaken, True), atol=1e-4)
+    assert standardise(torch.full((1, 2, 2, 4, 4), 0.5), True).abs().max() == 0
+
+
+def test_the_weights_own_mean_and_deviation_are_for_rgb():
+    network = PLAIN.model_copy(update={"normalise": "weights"}).build(3).eval()
+    plain = PLAIN.build(3).eval()
+    plain.load_state_dict(network.state_dict())
+    config = network.image.pretrained_cfg
+    x = torch.rand(1, 2, 3, 32, 32)
+    mean, deviation = (torch.tensor(config[name])[:, None, None] for name in ("mean", "std"))
+    assert torch.allclose(network(x), plain((x - mean) / deviation), atol=1e-5)
+    with pytest.raises(ValueError, match="weights is for rgb"):
+        PLAIN.model_copy(update={"normalise": "weights"}).build(2)

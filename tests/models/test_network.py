@@ -16,7 +16,13 @@ HEADS = {"verb": 4, "type": 3}  # "type" is an attribute of every torch module, 
 
 
 def frames(**changes: object) -> Frames:
-    fields = {"kind": "frames", "name": "test_resnet", "pretrained": False, "temporal": "mean"}
+    fields = {
+        "kind": "frames",
+        "name": "test_resnet",
+        "pretrained": False,
+        "temporal": "mean",
+        "normalise": "none",
+    }
     return Frames.model_validate({**fields, "dropout": 0.0, "drop_path": 0.0, **changes})
 
 
