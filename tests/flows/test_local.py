@@ -119,9 +119,9 @@ def test_a_killed_asker_takes_the_whole_group_with_it(tmp_path: Path, stubborn: 
 
 @pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 75", 75), ("kill -9 $$", 137)])
 def test_the_tether_hands_on_the_exit_code(script: str, code: int):
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-I", "-S", tether.__file__, "sh", "-c", script],
         stdin=subprocess.PIPE,
         start_new_session=True,
-    )
-    assert done.returncode == code
+    ) as asked:
+        assert asked.wait(20) == code
