@@ -19,7 +19,7 @@ _SIDE = 6
 
 
 class Detections(Modality):
-    """Boxes of each frame. Rendered: (frames, max_boxes, 8) as x1, y1, x2, y2, score, category, side, state.
+    """Boxes of each frame. Rendered: (frames · moments, max_boxes, 8) as x1, y1, x2, y2, score, category, side, state.
 
     Category 0 is padding, 1 hand, 2 object; side 0 none, 1 left, 2 right; state 0 unknown, 1 no contact,
     2 contact. Coordinates in 0..1 of the view's crop.
@@ -31,6 +31,10 @@ class Detections(Modality):
         ge=0, le=1, description="Share of a box that must lie in the crop for it to be seen."
     )
     nearest_s: PositiveFloat = Field(description="A view's frame takes the detections at most this far away.")
+    moments: PositiveInt = Field(
+        description="Moments looked at for each frame of a view, evenly over the time to the next frame: boxes "
+        "cost next to nothing, and movements repeat faster than a network can afford frames."
+    )
     channels: ClassVar[int] = _FIELDS
 
     def extract(self, raw: RawVideo, spans: Sequence[Span]) -> Iterator[Row]:
@@ -58,15 +62,17 @@ class Detections(Modality):
                 yield Row(frame.time_s, raw.aspect, boxes.tobytes())
 
     def shape(self, frames: int, size: int) -> tuple[int, ...]:
-        """(frames, max_boxes, 8); `size` plays no part."""
-        return frames, self.max_boxes, _FIELDS
+        """(frames · moments, max_boxes, 8); `size` plays no part."""
+        return frames * self.moments, self.max_boxes, _FIELDS
 
     def render(self, rows: Rows, view: View, size: int) -> np.ndarray:
         """The boxes of the view's frames in the coordinates of its crop; `size` plays no part."""
         x0, y0, x1, y1 = view.window(rows.aspect)
         low, span = np.array([x0, y0, x0, y0]), np.array([x1 - x0, y1 - y0, x1 - x0, y1 - y0])
-        frames = np.zeros((len(view.times_s), self.max_boxes, _FIELDS), np.float32)
-        for place, time_s in enumerate(view.times_s):
+        between = ((np.arange(self.moments) + 0.5) / self.moments - 0.5) * view.frame_step_s
+        times_s = (np.array(view.times_s)[:, None] + between).ravel()
+        frames = np.zeros((len(times_s), self.max_boxes, _FIELDS), np.float32)
+        for place, time_s in enumerate(times_s):
             row = rows.nearest(time_s)
             if abs(rows.times_s[row] - time_s) > self.nearest_s:
                 continue

@@ -19,7 +19,7 @@ from tasks.views import View
 RGB = Rgb(kind="rgb", shards=1, short_side=48, rate_hz=10, quality=98)
 FLOW = Flow(kind="flow", shards=1, short_side=48, rate_hz=10, bound_per_s=2.0, quality=95)
 AUDIO = Audio(kind="audio", shards=1, rate_hz=8000, n_fft=512, window=400, hop=80, mels=32, window_s=0.2)
-BOXES = Detections(kind="detections", shards=1, max_boxes=3, visible=0.2, nearest_s=0.2)
+BOXES = Detections(kind="detections", shards=1, max_boxes=3, visible=0.2, nearest_s=0.2, moments=1)
 
 
 def rows_of(rows):
@@ -243,3 +243,14 @@ def test_only_the_best_boxes_stay(tmp_path):
     boxes = [{**THING, "box": [0.1 * n, 0.1, 0.1 * n + 0.1, 0.3], "score": 0.1 * n} for n in range(6)]
     rendered = BOXES.render(detection_rows(tmp_path, boxes), view(times_s=(0.2,)), 16)
     assert rendered[0, :, 4] == pytest.approx([0.5, 0.4, 0.3])
+
+
+def test_boxes_are_looked_at_between_the_frames(tmp_path):
+    file = tmp_path / "a.jsonl"
+    frames = [{"time_s": 0.1 * n, "boxes": [{**THING, "score": 0.1 * n}]} for n in range(10)]
+    file.write_text("".join(json.dumps(frame) + "\n" for frame in frames))
+    rows = rows_of(list(BOXES.extract(raw(tmp_path / "a.mp4", detections=file), [(0.0, 1.0)])))
+    finer = BOXES.model_copy(update={"moments": 2})
+    rendered = finer.render(rows, view(times_s=(0.2, 0.6), frame_step_s=0.4), 16)
+    assert rendered.shape == finer.shape(2, 16)
+    assert rendered[:, 0, 4] == pytest.approx([0.1, 0.3, 0.5, 0.7])

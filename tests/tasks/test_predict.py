@@ -51,7 +51,13 @@ def write_video(file, seconds=2.0, rate=30, size=(86, 64)):
 def committee():
     torch.manual_seed(0)
     backbone = Frames(
-        kind="frames", name="test_convnext", pretrained=False, temporal="mean", dropout=0.0, drop_path=0.0
+        kind="frames",
+        name="test_convnext",
+        pretrained=False,
+        temporal="mean",
+        normalise="none",
+        dropout=0.0,
+        drop_path=0.0,
     )
     spec = Spec(modality="rgb", modality_params=RGB, views=VIEWS, heads=HEADS, backbone=backbone)
     return Committee(spec, [spec.new_network()], {"verb": 2.0, "noun": 0.5})
