@@ -1,6 +1,6 @@
 """Renders the sample data set: first-person kitchen clips in the raw format that `understudy import` reads.
 
-    python -m infra.sample.generate data/raw            # the data set, about 14 MB
+    python -m infra.sample.generate data/raw            # the data set, about 10 MB
     python -m infra.sample.generate --sheet docs/sample.png
 
 Sixteen participants (nine train, three val, four test) perform each of 34 actions once: eight verbs on five
