@@ -54,7 +54,7 @@ class _Rendered(Dataset[tuple[np.ndarray, int, int]]):
         self._modality, self._shards, self._clips = modality, shards, clips
         self._size, self._view = size, view
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[np.ndarray, int, int]:  # type: ignore[override]
+    def __getitem__(self, place: tuple[int, int]) -> tuple[np.ndarray, int, int]:
         row, number = place
         clip = self._clips[row]
         rows = self._shards.rows(clip.video)
@@ -88,7 +88,7 @@ def batches(
     workers = settings().loader_workers
     loader = DataLoader(
         _Rendered(modality, shards, clips, size, view),
-        batch_sampler=[list(batch) for batch in places],  # type: ignore[arg-type]  # any iterable of lists will do
+        batch_sampler=[list(batch) for batch in places],
         collate_fn=_collate,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),

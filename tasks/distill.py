@@ -186,7 +186,8 @@ def _settle(
 
 
 def _described(student: Student) -> str:
-    assert isinstance(student.method, KD) and student.ensemble is not None
+    assert isinstance(student.method, KD)
+    assert student.ensemble is not None
     return (
         f"λ {student.method.distillation_weight:g}, τ {student.method.temperature:g}, "
         f"γ {student.ensemble.weights_temperature}"
@@ -196,7 +197,8 @@ def _described(student: Student) -> str:
 def _trials(student: Student, learner: Learner) -> Any:
     """Every student that `auto` may stand for, each once."""
     method, search = student.method, learner.params.search
-    assert isinstance(method, KD) and student.ensemble is not None
+    assert isinstance(method, KD)
+    assert student.ensemble is not None
     shares = (
         search.distillation_weight if method.distillation_weight == "auto" else [method.distillation_weight]
     )

@@ -11,7 +11,7 @@ from tasks.clips import Clip
 from tasks.networks import Committee
 from tasks.settings import settings
 from tasks.shards import Shards
-from tasks.views import test_views, training_view
+from tasks.views import evaluation_views, training_view
 
 
 def device() -> torch.device:
@@ -45,7 +45,7 @@ def view_logits(
         the modality; and present, bool (clips,).
     """
     spec = committee.spec
-    views = [test_views(clip, spec.views, clips_per_video, crops) for clip in clips]
+    views = [evaluation_views(clip, spec.views, clips_per_video, crops) for clip in clips]
     by_name = {clip.clip_id: chosen for clip, chosen in zip(clips, views, strict=True)}
     return _logits(
         committee, shards, clips, clips_per_video * crops, lambda clip, n: by_name[clip.clip_id][n], batch

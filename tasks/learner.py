@@ -1,4 +1,4 @@
-"""One network to be trained: what it sees, which clips it learns from, by which method. Used by every training stage."""
+"""One network to be trained: what it sees, which clips it learns from, by which method."""
 
 import csv
 import functools

@@ -26,7 +26,7 @@ from tasks.shards import Row, Rows
 from tasks.stores import tracking
 from tasks.stores.probe import Prober
 from tasks.stores.video import VideoError
-from tasks.views import test_views
+from tasks.views import evaluation_views
 
 RELEASE = "artifacts/release"
 """Where the release folder lies inside the registered model."""
@@ -137,7 +137,7 @@ def _look(path: Path, spec: Spec, span: Span | None, prober: Prober) -> tuple[Cl
     if stop_s > found.duration_s + found.frame_s:
         raise VideoError(f"ends at {found.duration_s:.2f} s, before the span {start_s:g}..{stop_s:g} s does")
     clip = Clip(str(path), str(path), start_s, stop_s, group="", split="test", labels={}, slices={})
-    (view,) = test_views(clip, spec.views)
+    (view,) = evaluation_views(clip, spec.views)
     prober.probe(
         path, view.times_s
     )  # so that a frame which kills its decoder kills another process than this

@@ -111,7 +111,7 @@ def training_view(clip: Clip, views: Views, seed: int, epoch: int) -> View:
     )
 
 
-def test_views(clip: Clip, views: Views, clips: int = 1, crops: int = 1) -> list[View]:
+def evaluation_views(clip: Clip, views: Views, clips: int = 1, crops: int = 1) -> list[View]:
     """The `clips` × `crops` views of `clip` that val and test average over, crops varying fastest.
 
     The clips interleave: each spans the whole of the action, its frames set off by a fraction of a segment, so

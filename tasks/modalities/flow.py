@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tasks.modalities.frames import crop, grid_indices, shrink
+from tasks.modalities.frames import crop, decode, grid_indices, shrink
 from tasks.modalities.modality import Modality, RawVideo, Span
 from tasks.shards import Row, Rows
 from tasks.stores.video import open_video
@@ -32,7 +32,7 @@ class Flow(Modality):
 
     def extract(self, raw: RawVideo, spans: Sequence[Span]) -> Iterator[Row]:
         """One row a pair of neighbouring moments: a JPEG of the speeds in 8 bits, `right` above `down`."""
-        measure = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        measure = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         with open_video(raw.path, raw.video.reader) as reader:
             indices = grid_indices(reader.times_s, spans, self.rate_hz)
             previous: tuple[float, np.ndarray] | None = None
@@ -40,7 +40,7 @@ class Flow(Modality):
                 time_s = float(reader.times_s[index])
                 grey = cv2.cvtColor(shrink(frame, self.short_side), cv2.COLOR_RGB2GRAY)
                 if previous is not None and time_s - previous[0] < 2.5 / self.rate_hz:  # else: another span
-                    moved = measure.calc(previous[1], grey, None)
+                    moved = measure.calc(previous[1], grey, None)  # type: ignore[call-overload]  # None makes a new one
                     speed = moved / min(grey.shape) / (time_s - previous[0])
                     yield Row(previous[0], raw.aspect, self._encode(speed))
                 previous = time_s, grey
@@ -57,11 +57,11 @@ class Flow(Modality):
         window = view.window(rows.aspect)
         frames = np.empty((len(view.times_s), 2, size, size), np.float32)
         for place, time_s in enumerate(view.times_s):
-            jpeg = np.frombuffer(rows.payload(rows.nearest(time_s)), np.uint8)
-            right, down = np.split(cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE), 2)
+            right, down = np.split(decode(rows.payload(rows.nearest(time_s)), colour=False), 2)
             frames[place, 0] = crop(right, window, size)
             frames[place, 1] = crop(down, window, size)
-        frames = (frames - 128) / _LEVELS * view.zoom
+        frames = (frames - 128) / np.float32(_LEVELS) * np.float32(view.zoom)
         if view.flip:
-            frames = frames[..., ::-1] * np.array([-1, 1], np.float32)[:, None, None]
+            frames = frames[..., ::-1]
+            frames[:, 0] *= -1
         return np.ascontiguousarray(frames, dtype=np.float32)

@@ -36,6 +36,15 @@ def shrink(frame: np.ndarray, short_side: int) -> np.ndarray:
     return cv2.resize(frame, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
 
 
+def decode(jpeg: memoryview, colour: bool) -> np.ndarray:
+    """A stored JPEG as uint8 (height, width, 3) in BGR, or (height, width)."""
+    picture = cv2.imdecode(
+        np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE
+    )
+    assert picture is not None, "a shard holds what is not a JPEG"
+    return picture
+
+
 def crop(frame: np.ndarray, window: tuple[float, float, float, float], size: int) -> np.ndarray:
     """The part `window` (x0, y0, x1, y1 in 0..1) of `frame`, resized to `size` × `size`."""
     height, width = frame.shape[:2]

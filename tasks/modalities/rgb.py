@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tasks.modalities.frames import crop, grid_indices, shrink
+from tasks.modalities.frames import crop, decode, grid_indices, shrink
 from tasks.modalities.modality import Modality, RawVideo, Span
 from tasks.shards import Row, Rows
 from tasks.stores.video import open_video
@@ -41,8 +41,7 @@ class Rgb(Modality):
         window = view.window(rows.aspect)
         frames = np.empty((len(view.times_s), size, size, 3), np.float32)
         for place, time_s in enumerate(view.times_s):
-            jpeg = np.frombuffer(rows.payload(rows.nearest(time_s)), np.uint8)
-            picture = cv2.cvtColor(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            picture = cv2.cvtColor(decode(rows.payload(rows.nearest(time_s)), colour=True), cv2.COLOR_BGR2RGB)
             frames[place] = crop(picture, window, size)
         frames /= 255.0
         matrix, offset = colours(view)

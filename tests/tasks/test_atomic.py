@@ -15,9 +15,10 @@ from tasks.atomic import code_digest, digest, new_file, new_folder, write_json, 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     file = tmp_path / "a.txt"
     write_text(file, "old")
-    with pytest.raises(RuntimeError), new_file(file) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):  # noqa: PT012, SIM117 (the failure is in the middle)
+        with new_file(file) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 
@@ -26,9 +27,10 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path):
     folder = tmp_path / "out"
     with new_folder(folder) as new:
         (new / "a").write_text("old")
-    with pytest.raises(RuntimeError), new_folder(folder) as new:
-        (new / "a").write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):  # noqa: PT012, SIM117
+        with new_folder(folder) as new:
+            (new / "a").write_text("half")
+            raise RuntimeError
     assert (folder / "a").read_text() == "old"
     assert list(tmp_path.iterdir()) == [folder]
 

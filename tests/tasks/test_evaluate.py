@@ -246,7 +246,7 @@ def test_rows_are_scored_on_one_central_view(workspace: Workspace, params: Param
     clip = next(clip for clip in clips() if clip.clip_id == "test-3")
     committee = Committee.load(workspace.student("student") / "seed-1")
     rows = evaluate.Trained.of(params, workspace).shards["rgb"].rows(clip.video)
-    (view,) = views.test_views(clip, params.views, 1, 1)
+    (view,) = views.evaluation_views(clip, params.views, 1, 1)
     rendered = params.modalities["rgb"].render(rows, view, params.views.size)
     logits = committee.logits(torch.from_numpy(rendered)[None])
     probs = {head: values[0].softmax(-1) for head, values in committee.calibrated(logits).items()}

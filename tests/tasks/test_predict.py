@@ -85,7 +85,7 @@ def test_prediction_sees_what_training_saw(tmp_path, rate, span):
     extract("rgb", RGB, {"clip.mp4": raw}, {"clip.mp4": [span]}, tmp_path / "rgb", tmp_path / "finished")
     rows = Shards(tmp_path / "rgb").rows("clip.mp4")
     clip = Clip("c", "clip.mp4", *span, "g", "test", {}, {})
-    for view in looks.test_views(clip, VIEWS, clips=3, crops=3):
+    for view in looks.evaluation_views(clip, VIEWS, clips=3, crops=3):
         from_shard = RGB.render(rows, view, VIEWS.size)
         from_file = RGB.render(rows_of(RGB, raw, view.times_s), view, VIEWS.size)
         assert np.array_equal(from_shard, from_file)
@@ -103,7 +103,7 @@ def test_probabilities_are_calibrated_and_ranked(committee, video):
         assert probs == sorted(probs, reverse=True)
         assert sum(probs) == pytest.approx(1, abs=1e-6)
 
-    (view,) = looks.test_views(Clip("c", "", 0.0, found.stop_s, "", "test", {}, {}), VIEWS)
+    (view,) = looks.evaluation_views(Clip("c", "", 0.0, found.stop_s, "", "test", {}, {}), VIEWS)
     rendered = RGB.render(rows_of(RGB, raw_video(video), view.times_s), view, VIEWS.size)
     logits = committee.logits(torch.from_numpy(rendered)[None])["verb"][0]
     expected = (logits / 2.0).softmax(-1)

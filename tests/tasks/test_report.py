@@ -26,7 +26,7 @@ from tasks.report.table import comparison_table
 from tasks.report.tables import Tables, prediction_table, reliability_table
 from tasks.report.verdict import verdict
 from tasks.views import View, Views
-from tasks.views import test_views as interleaved_views
+from tasks.views import evaluation_views as interleaved_views
 
 EVALUATE = Evaluate(clips=[1], crops=[1], bins=15, bootstrap=200)
 HEADS = {"verb": ["cut", "wash"], "noun": ["cup", "pan", "pot"]}

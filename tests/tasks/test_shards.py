@@ -63,7 +63,7 @@ def raw_videos(films, tmp_path, names):
 def test_a_new_video_touches_only_its_shard(films, tmp_path):
     names = [f"{n}.mp4" for n in range(6)]
     raws = raw_videos(films, tmp_path, names)
-    spans = dict.fromkeys(names, [(0.0, 1.0)])
+    spans = {name: [(0.0, 1.0)] for name in names}
     kept = tmp_path / "kept"
     extract("rgb", MODALITY, {n: raws[n] for n in names[:5]}, spans, tmp_path / "one", kept)
     before = {file.name: file.stat().st_mtime_ns for file in kept.glob("*.arrow")}

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.clips import Clip
-from tasks.views import Jitter, View, Views, training_view
-from tasks.views import test_views as views_at_test
+from tasks.views import Jitter, View, Views, evaluation_views, training_view
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "golden.json").read_text())
 JITTER = Jitter(brightness=0.25, contrast=0.25, saturation=0.25, hue=0.1)
@@ -55,19 +54,19 @@ def test_the_window_of_a_wide_frame_worked_by_hand():
 
 
 def test_a_single_view_at_test_takes_the_middle_of_each_segment():
-    (view,) = views_at_test(clip(0.0, 4.0), VIEWS)
+    (view,) = evaluation_views(clip(0.0, 4.0), VIEWS)
     assert view.times_s == pytest.approx([0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.25, 3.75])
     assert (view.across, view.down, view.flip, view.brightness) == (0.5, 0.5, False, 1.0)
 
 
 def test_clips_at_test_interleave():
-    first, second = views_at_test(clip(0.0, 4.0), VIEWS, clips=2)
+    first, second = evaluation_views(clip(0.0, 4.0), VIEWS, clips=2)
     together = sorted([*first.times_s, *second.times_s])
     assert np.diff(together) == pytest.approx(np.full(15, 0.25))
 
 
 def test_three_crops_lie_at_start_middle_and_end():
-    views = views_at_test(clip(), VIEWS, clips=2, crops=3)
+    views = evaluation_views(clip(), VIEWS, clips=2, crops=3)
     assert [view.across for view in views] == [0.0, 0.5, 1.0] * 2
 
 
@@ -80,7 +79,7 @@ def test_uniform_sampling_takes_the_released_codes_frames(case):
     """Ours in seconds, theirs in frames with edges rounded twice: never more than one frame apart."""
     rate_hz = 30.0
     views = VIEWS.model_copy(update={"frames": case["frames"]})
-    (view,) = views_at_test(clip(0.0, (case["length"] - 1) / rate_hz), views)
+    (view,) = evaluation_views(clip(0.0, (case["length"] - 1) / rate_hz), views)
     nearest = np.rint(np.array(view.times_s) * rate_hz)
     assert np.abs(nearest - np.array(case["indices"])).max() <= 1
     assert np.abs(np.array(view.times_s) * rate_hz - np.array(case["indices"])).mean() < 0.8
