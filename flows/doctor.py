@@ -85,13 +85,13 @@ def _check(name: str, make: Callable[[], str]) -> Check:
     except Trouble as trouble:
         return Check(name, "fails", trouble.detail, trouble.remedy)
     except Exception as error:  # a doctor who dies of the illness helps nobody
-        return Check(name, "fails", f"{type(error).__name__}: {error}", "make install, then look again")
+        return Check(name, "fails", f"{type(error).__name__}: {error}", "make setup, then look again")
 
 
 def _python() -> str:
     if not (3, 11) <= sys.version_info[:2] < (3, 13):
         raise Trouble(
-            f"Python {sys.version.split()[0]}", "use Python 3.11 or 3.12: make install PYTHON=python3.11"
+            f"Python {sys.version.split()[0]}", "use Python 3.11 or 3.12: make setup PYTHON=python3.11"
         )
     return f"{sys.version.split()[0]} at {sys.executable}"
 
@@ -101,7 +101,7 @@ def _torch() -> str:
         import torch
         import torchvision  # noqa: F401  # a CPU-only torch beside the ordinary torchvision fails right here
     except (ImportError, RuntimeError) as error:
-        raise Trouble(f"cannot be imported: {error}", "make install") from None
+        raise Trouble(f"cannot be imported: {error}", "make setup") from None
     if not torch.cuda.is_available():
         return f"{torch.__version__}, CPU with {len(os.sched_getaffinity(0))} core(s), no GPU"
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
@@ -137,7 +137,7 @@ def _video() -> str:
             readers.append(reader)
         if read_audio(path, 16000) is None:
             raise Trouble(
-                "the sound of an AAC track cannot be read", "make install (PyAV ships its own FFmpeg)"
+                "the sound of an AAC track cannot be read", "make setup (PyAV ships its own FFmpeg)"
             )
     return f"H.264 and AAC written and read by {' and '.join(readers)}"
 
@@ -159,7 +159,7 @@ def _lock(clone: Clone) -> str:
             wrong.append(f"{name} {installed} (lock: {pinned})")
     if wrong:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise Trouble(", ".join(wrong[:4]) + more, "make install")
+        raise Trouble(", ".join(wrong[:4]) + more, "make setup")
     return f"{len(pins)} packages as in requirements.lock"
 
 

@@ -20,8 +20,7 @@ from tasks.clips import Clip, read_clips, read_videos
 from tasks.datasets import detections_path, video_path
 from tasks.layout import Workspace
 from tasks.modalities import AnyModality, frames
-from tasks.modalities.audio import merge
-from tasks.modalities.modality import RawVideo, Span
+from tasks.modalities.modality import RawVideo, Span, merge
 from tasks.params import Params
 from tasks.progress import Progress
 from tasks.settings import settings

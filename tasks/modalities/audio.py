@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from tasks.clips import Clip
-from tasks.modalities.modality import Modality, RawVideo, Span
+from tasks.modalities.modality import Modality, RawVideo, Span, merge
 from tasks.shards import Row, Rows
 from tasks.stores.video import read_audio
 from tasks.views import View
@@ -105,17 +105,6 @@ class Audio(Modality):
         else:
             frames[:] = 0
         return np.ascontiguousarray(frames.transpose(0, 2, 1)[:, None])
-
-
-def merge(spans: Sequence[Span]) -> list[Span]:
-    """The union of `spans` as few spans, rising."""
-    merged: list[Span] = []
-    for start_s, stop_s in sorted(spans):
-        if merged and start_s <= merged[-1][1]:
-            merged[-1] = merged[-1][0], max(merged[-1][1], stop_s)
-        else:
-            merged.append((start_s, stop_s))
-    return merged
 
 
 @cache

@@ -56,3 +56,14 @@ class Modality(Section):
             return False
         first = np.searchsorted(rows.times_s, clip.start_s - 1e-9)
         return bool(first < len(rows.times_s) and rows.times_s[first] < clip.stop_s)
+
+
+def merge(spans: Sequence[Span]) -> list[Span]:
+    """The union of `spans` as few spans, rising."""
+    merged: list[Span] = []
+    for start_s, stop_s in sorted(spans):
+        if merged and start_s <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(merged[-1][1], stop_s)
+        else:
+            merged.append((start_s, stop_s))
+    return merged

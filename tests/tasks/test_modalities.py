@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from tasks.clips import Clip, Video
-from tasks.modalities.audio import Audio, mel_filters, merge
+from tasks.modalities.audio import Audio, mel_filters
 from tasks.modalities.detections import Detections
 from tasks.modalities.flow import Flow
 from tasks.modalities.frames import crop, grid_indices, shrink
-from tasks.modalities.modality import RawVideo
+from tasks.modalities.modality import RawVideo, merge
 from tasks.modalities.rgb import Rgb, colours
 from tasks.shards import Rows
 from tasks.views import View
