@@ -198,7 +198,10 @@ def written_params(text: str, current: params.Params, found: Summary) -> tuple[s
     """params.yaml rewritten for what was found, comments kept; sentences on what changed beside `data`."""
     writer = YAML()
     writer.preserve_quotes = True
-    writer.width = 110
+    writer.width = 4096  # lines stay as they are
+    writer.representer.add_representer(
+        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     document = writer.load(text)
     notes: list[str] = []
     data = document["data"]
