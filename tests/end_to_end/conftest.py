@@ -120,9 +120,10 @@ def _tiny(params: dict[str, Any]) -> dict[str, Any]:
     params["search"] |= {
         "epochs": 1,
         "temperature": [1.0],
-        "distillation_weight": [0.5],
-        "weights_temperature": [1.0],
+        "distillation_weight": [0.0, 0.5],
+        "weights_temperature": [0.2, 1.0],
     }
+    params["students"]["student"]["method"] |= {"temperature": "auto", "distillation_weight": "auto"}
     params["evaluate"] |= {"clips": [1], "crops": [1], "bootstrap": 20}
     return params
 

@@ -1,5 +1,6 @@
 """The whole real pipeline in small: once, again, with one line changed, and killed on the way."""
 
+import json
 import os
 import random
 import re
@@ -31,6 +32,18 @@ def test_the_first_run_trains_reports_and_registers(finished):
         assert 0 <= row["heads"]["action"]["top1"] <= 1
     assert (finished.root / "reports" / "index.html").stat().st_size > 1000
     assert (finished.root / "artifacts" / "release" / "release.json").is_file()
+
+
+def test_auto_is_settled_on_validation_and_told(finished):
+    student = json.loads((finished.root / "artifacts" / "students" / "student" / "student.json").read_text())
+    chosen = student["chosen"]["0"]
+    assert chosen["distillation_weight"] in (0.0, 0.5)
+    assert chosen["distillation_weight"] + chosen["ground_truth_weight"] == 1
+    assert chosen["temperature"] == 1.0
+    assert set(chosen["weights_temperature"].values()) <= {0.2, 1.0}
+    for weights in chosen["teacher_weights"].values():
+        assert weights.keys() == {"detections", "audio"}
+        assert sum(weights.values()) == pytest.approx(1)
 
 
 def test_the_second_run_recomputes_nothing_and_finds_its_release_registered(finished):
