@@ -26,7 +26,7 @@ $(READY): requirements.lock pyproject.toml
 	touch $@
 
 data: $(READY)
-	$(BIN)/dvc pull --quiet data.dvc
+	@$(BIN)/dvc checkout --quiet data.dvc 2>/dev/null || $(BIN)/dvc pull --quiet --remote sample data.dvc
 
 demo: data
 	$(BIN)/understudy run

@@ -338,10 +338,10 @@ def _clone(source: Path, target: Path) -> None:
 
 
 def _track(workspace: Workspace) -> None:
-    """Have data.dvc follow data/raw."""
+    """Have data.dvc follow data/raw; the remote that ships the sample is no place for other data."""
     pointer = workspace.root / "data.dvc"
-    if not pointer.exists():
-        write_text(pointer, "outs:\n- path: data/raw\n")
+    content = pointer.read_text(encoding="utf-8") if pointer.exists() else "outs:\n- path: data/raw\n"
+    write_text(pointer, content.replace("  remote: sample\n", ""))
     _dvc(workspace, "commit", "--force", "data.dvc")
 
 
