@@ -15,11 +15,13 @@ from typing import Any
 
 import cv2
 
+from tasks import shards as shards_module
 from tasks.atomic import code_digest, digest, new_folder, write_json
 from tasks.clips import Clip, read_clips, read_videos
-from tasks.datasets import detections_path, video_path
+from tasks.datasets import detections_file, detections_path, video_path
 from tasks.layout import Workspace
 from tasks.modalities import AnyModality, frames
+from tasks.modalities import modality as modality_module
 from tasks.modalities.modality import RawVideo, Span, merge
 from tasks.params import Params
 from tasks.progress import Progress
@@ -80,7 +82,14 @@ def extract(
     members: dict[int, list[str]] = {}
     for video in sorted(raws):
         members.setdefault(shard_of(video, modality.shards), []).append(video)
-    code = code_digest(sys.modules[type(modality).__module__], frames, video_reader)
+    code = code_digest(
+        sys.modules[type(modality).__module__],
+        detections_file,
+        frames,
+        modality_module,
+        shards_module,
+        video_reader,
+    )
     jobs: dict[int, tuple[str, list[tuple[RawVideo, list[Span]]]]] = {}
     for number, videos in sorted(members.items()):
         work = [(raws[video], spans[video]) for video in videos]

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-import models.backbones
 import models.distill.method
 import models.heads
+import models.network
 import models.temporal
 import tasks.batches
 import tasks.modalities.frames
+import tasks.modalities.modality
+import tasks.shards
 import tasks.training
 import tasks.views
 from models.calibration import ece, fit_temperature
@@ -183,7 +185,8 @@ class Learner:
         """Names everything that a training depends on."""
         return digest(
             code_digest(
-                models.backbones,
+                sys.modules[type(self.spec.backbone).__module__],
+                models.network,
                 models.temporal,
                 models.heads,
                 models.distill.method,
@@ -191,6 +194,9 @@ class Learner:
                 sys.modules[type(self.spec.modality_params).__module__],
                 tasks.batches,
                 tasks.modalities.frames,
+                tasks.modalities.modality,
+                tasks.shards,
+                sys.modules[__name__],
                 tasks.training,
                 tasks.views,
             ),
