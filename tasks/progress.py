@@ -51,6 +51,8 @@ class Progress:
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """`units` more are done; `note` says how it stands, for example a loss."""
+        if not units:
+            return
         self._done += units
         if self._bar is not None:
             self._bar.update(self._task, advance=units, note=note)
