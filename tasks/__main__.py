@@ -4,12 +4,10 @@ DVC calls this; a person may too. Exit codes: 0 done; 2 something a person must 
 failed and trying again may help; 1 a defect of ours, with its traceback.
 """
 
-import ctypes
 import errno
 import fcntl
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +15,11 @@ from pathlib import Path
 
 from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
+from tasks.mortal import die_with_parent
 from tasks.settings import settings
 
 STAGES = ("ingest", "extract", "train_teacher", "teach", "distill", "evaluate", "register")
 ENSURE = "ensure_registered"
-_PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> int:
@@ -78,11 +76,7 @@ def _alone(workspace: Workspace, stage: str, item: str | None) -> Iterator[None]
 
     A killed `dvc repro` would else leave its stage running, and the next one would write beside it.
     """
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died between the two calls
-            os.kill(os.getpid(), signal.SIGKILL)
+    die_with_parent()
     locks = workspace.root / settings().work / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     name = stage if item is None else f"{stage}@{item.replace('/', '_')}"

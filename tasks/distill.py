@@ -13,7 +13,7 @@ from tasks.layout import Workspace
 from tasks.learner import Learner, Lessons, write_curves
 from tasks.lessons import Mixed, mixed
 from tasks.networks import Spec
-from tasks.params import Ensemble, Params, Student
+from tasks.params import Params, Student
 from tasks.shards import Shards
 from tasks.teach import Teachings, load_bank
 from tasks.training import Epoch
@@ -56,8 +56,9 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
     if not seen:
         raise UserError("no training clip has RGB frames", remedy="see data/index/quarantine.csv")
     histories: dict[tuple[int, int], list[Epoch]] = {}
-    figures, runs, chosen = {}, {}, {}
+    figures, chosen = {}, {}
     settled: Student | None = None
+    learner.check()
     with new_folder(out) as folder:
         for seed in params.seeds:
             bank = _bank(learner, student, seed, train, validation)
@@ -65,9 +66,7 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
                 settled = _settle(learner, student, bank, train, seen, validation, seed)
             lesson = _lesson(learner, settled, bank, train, validation)
             learner = replace(learner, method=settled.method)
-            network, histories[seed, 0], runs[str(seed)] = learner.train(
-                seen, _of(lesson, train, seen), seed, 0
-            )
+            network, histories[seed, 0] = learner.train(seen, _of(lesson, train, seen), seed, 0)
             committee, figures[str(seed)] = learner.finish([network])
             (folder / f"seed-{seed}").mkdir()
             committee.save(folder / f"seed-{seed}")
@@ -87,7 +86,6 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
                 "gmacs": cost["gmacs"],
                 "validation": figures,
                 "chosen": chosen,
-                "runs": runs,
             },
         )
 
@@ -98,9 +96,8 @@ def _bank(
     """The teachings that the student learns from; None for one of labels alone."""
     if not student.hears_teachers:
         return None
-    source = learner.workspace.root / student.learns_from
-    bank, teachers = learner.workspace.teachings, list(learner.params.teachers)
-    return load_bank(bank, teachers if source == bank else [source.name], seed, train, validation)
+    assert student.ensemble is not None
+    return load_bank(learner.workspace.teachings, student.ensemble.teachers, seed, train, validation)
 
 
 def _lesson(
@@ -172,7 +169,7 @@ def _settle(
     for trial in trials:
         tried = replace(learner, method=trial.method)
         lesson = _lesson(learner, trial, bank, train, validation)
-        network, _, _ = tried.train(seen, _of(lesson, train, seen), seed, 0, training)
+        network, _ = tried.train(seen, _of(lesson, train, seen), seed, 0, training)
         _, found = tried.finish([network])
         loss = found["action"]["nll"]
         print(
@@ -215,8 +212,6 @@ def _trials(student: Student, learner: Learner) -> Any:
         yield student.model_copy(
             update={
                 "method": method.model_copy(update=update),
-                "ensemble": Ensemble(
-                    weights=student.ensemble.weights, weights_temperature=gamma, space=student.ensemble.space
-                ),
+                "ensemble": student.ensemble.model_copy(update={"weights_temperature": gamma}),
             }
         )

@@ -4,6 +4,7 @@ A finished shard is kept under the work folder by the digest of all that made it
 where it stopped and new videos recompute only the shard they fall into.
 """
 
+import errno
 import json
 import shutil
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import torch
 
 from tasks import shards as shards_module
 from tasks.atomic import code_digest, digest, new_folder, write_json
@@ -23,11 +25,14 @@ from tasks.layout import Workspace
 from tasks.modalities import AnyModality, frames
 from tasks.modalities import modality as modality_module
 from tasks.modalities.modality import RawVideo, Span, merge
+from tasks.mortal import die_with_parent
 from tasks.params import Params
 from tasks.progress import Progress
 from tasks.settings import settings
 from tasks.shards import Row, shard_of, write_shard
 from tasks.stores import video as video_reader
+
+_PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.ESTALE}
 
 
 def run(params: Params, workspace: Workspace, item: str | None) -> None:
@@ -132,7 +137,8 @@ def _each_shard(
             yield number, _make_shard(modality, key, work, finished)
             advance(len(work))
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    begin = (torch.get_num_threads(),)
+    with ProcessPoolExecutor(workers, get_context("spawn"), begin_worker, begin) as pool:
         running = {
             pool.submit(_make_shard, modality, key, work, finished): number
             for number, (key, work) in jobs.items()
@@ -140,6 +146,12 @@ def _each_shard(
         for future in as_completed(running):
             yield running[future], future.result()
             advance(len(jobs[running[future]][1]))
+
+
+def begin_worker(threads: int) -> None:
+    """A worker does its sums as the stage does, and does not outlive it."""
+    die_with_parent()
+    torch.set_num_threads(threads)
 
 
 def _make_shard(
@@ -154,11 +166,18 @@ def _make_shard(
         for raw, spans in work:
             try:
                 extracted = list(modality.extract(raw, spans))
-            except Exception as error:  # whatever a decoder says of one broken file must not stop the others
+            except MemoryError:
+                raise
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in _PASSING:
+                    raise  # not the file's fault: kept as its fault it would never be tried again
+                #  # whatever a decoder says of one broken file must not stop the others
                 problems[raw.video.video] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
                 continue
             yield from ((raw.video.video, row) for row in extracted)
 
+    for leftover in finished.glob(f".{key}.*"):  # of a run killed while it wrote
+        leftover.unlink()
     if not report.exists():
         write_shard(_kept(finished, key), rows())
         write_json(report, problems)

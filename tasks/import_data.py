@@ -245,9 +245,13 @@ def _drop_absent(document: Any, current: params.Params, found: Summary, notes: l
             del document["teachers"][name]
             notes.append(f"the teacher {name} is taken out with it")
     for name, student in document["students"].items():
+        heard = (student.get("ensemble") or {}).get("teachers", [])
+        for teacher in [teacher for teacher in heard if teacher not in document["teachers"]]:
+            heard.remove(teacher)
         lesson, _, teacher = student["learns_from"].rpartition("/")
         if lesson == "artifacts/teachings" and teacher not in document["teachers"]:
             student["learns_from"] = lesson
+            heard.extend(document["teachers"])
             notes.append(f"the student {name} now learns from all teachers")
     kinds = {modality.kind for modality in current.modalities.values()}
     notes.extend(

@@ -13,9 +13,11 @@ import torch
 
 import models.distill.method
 import models.heads
+import models.metrics
 import models.network
 import models.temporal
 import tasks.batches
+import tasks.inference
 import tasks.modalities.frames
 import tasks.modalities.modality
 import tasks.shards
@@ -26,7 +28,7 @@ from models.distill import Method
 from models.distill.method import Lesson, Losses
 from models.metrics import score, score_action
 from models.network import Network, Output, count_parameters, gmacs
-from tasks.atomic import code_digest, digest, new_file
+from tasks.atomic import code_digest, digest, file_digest, new_file
 from tasks.batches import Batch, batches, present
 from tasks.clips import Clip, label_indices
 from tasks.errors import UserError
@@ -107,8 +109,8 @@ class Learner:
         seed: int,
         member: int,
         training: Training | None = None,
-    ) -> tuple[Network, list[Epoch], str]:
-        """Train one network on `clips`; the network, its history and its MLflow run ('' without MLflow).
+    ) -> tuple[Network, list[Epoch]]:
+        """Train one network on `clips`, as one MLflow run; the network and its history.
 
         A training that was finished before (same data, params, seed) is taken from its checkpoint.
 
@@ -140,7 +142,6 @@ class Learner:
 
         torch.manual_seed(int(np.random.SeedSequence([seed, member, 1]).generate_state(1)[0]))
         network = self.spec.new_network()
-        finished = checkpoint.exists()
         tags = {"item": self.name, "seed": str(seed), "member": str(member), "method": self.method.kind}
         described = {
             "training": training.model_dump(),
@@ -157,7 +158,7 @@ class Learner:
             run_name,
             self.stage,
             described,
-            tags | {"resumed": str(finished)},
+            tags | {"resumed": str(checkpoint.exists())},
             data,
             self.params.data.name,
         ) as run:
@@ -177,22 +178,25 @@ class Learner:
                     ),
                 ),
             )
-            return network, history, run.id
+            return network, history
 
     def _key(
         self, clips: list[Clip], lessons: Lessons | None, seed: int, member: int, training: Training
     ) -> str:
         """Names everything that a training depends on."""
+        pretrained = getattr(self.spec.backbone, "pretrained", False)
         return digest(
             code_digest(
                 sys.modules[type(self.spec.backbone).__module__],
                 models.network,
+                models.metrics,
                 models.temporal,
                 models.heads,
                 models.distill.method,
                 sys.modules[type(self.method).__module__],
                 sys.modules[type(self.spec.modality_params).__module__],
                 tasks.batches,
+                tasks.inference,
                 tasks.modalities.frames,
                 tasks.modalities.modality,
                 tasks.shards,
@@ -206,7 +210,10 @@ class Learner:
             self.params.threads,
             self.shards.digest,
             [(clip.clip_id, clip.start_s, clip.stop_s, dict(clip.labels)) for clip in clips],
-            [clip.clip_id for clip in self.validation],
+            [(clip.clip_id, clip.start_s, clip.stop_s, dict(clip.labels)) for clip in self.validation],
+            file_digest(Path(pretrained))
+            if isinstance(pretrained, str) and Path(pretrained).exists()
+            else None,
             lessons.digest if lessons else None,
             seed,
             member,
@@ -246,14 +253,30 @@ class Learner:
             {head: torch.from_numpy(values) for head, values in labels.items()},
         )
 
-    def finish(self, members: list[Network]) -> tuple[Committee, dict[str, dict[str, float]]]:
-        """The committee of these members with its temperature fitted on validation, and its figures there."""
-        committee = Committee(self.spec, members, dict.fromkeys(self.spec.heads, 1.0))
+    def check(self) -> None:
+        """Find what would fail only after hours of training.
+
+        Raises:
+            UserError: nothing to calibrate on, or a backbone that cannot take what the modality renders.
+        """
         if not self.validation:
             raise UserError(
                 f"no validation clip has the modality {self.spec.modality}, so {self.name} cannot be calibrated",
                 remedy=f"remove {self.name} from params.yaml or choose another split",
             )
+        network = self.spec.empty_network().eval()
+        try:
+            with torch.inference_mode():
+                network(self.spec.example())
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{self.name}: backbone {self.spec.backbone.kind} cannot take {self.spec.modality}: {error}",
+                file=self.workspace.params,
+            ) from None
+
+    def finish(self, members: list[Network]) -> tuple[Committee, dict[str, dict[str, float]]]:
+        """The committee of these members with its temperature fitted on validation, and its figures there."""
+        committee = Committee(self.spec, members, dict.fromkeys(self.spec.heads, 1.0))
         logits, labels = self.predictions(committee)
         committee.temperature = {
             head: fit_temperature(values, labels[head]) for head, values in logits.items()
@@ -262,7 +285,7 @@ class Learner:
 
     def cost(self) -> dict[str, float]:
         """Parameters and 10⁹ multiply-adds of one view through one network."""
-        network = Committee(self.spec, [self.spec.new_network()], {}).members[0]
+        network = self.spec.empty_network().eval()
         return {"params_count": count_parameters(network), "gmacs": gmacs(network, self.spec.example())}
 
 

@@ -1,5 +1,6 @@
 """From the bank of teachings to one lesson a view: weigh the teachers, mix them, choose γ on validation."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,6 @@ import torch
 from torch import Tensor
 
 from models.ensemble import choose_temperature, cross_entropies, mix, weights
-from tasks.atomic import digest
 from tasks.learner import Lessons
 from tasks.params import Ensemble
 from tasks.teach import Teachings
@@ -70,8 +70,12 @@ def mixed(
         )
         mean_weights[head] = dict(zip(names, share[train_present.any(1)].mean(0).tolist(), strict=True))
         chosen[head] = gamma
-    content = digest({head: values.tobytes().hex() for head, values in log_probs.items()})
-    return Mixed(Lessons(log_probs, train_present.any(1).numpy(), content), mean_weights, chosen)
+    present = train_present.any(1).numpy()
+    content = hashlib.sha256(present.tobytes())
+    for head, values in log_probs.items():
+        content.update(head.encode())
+        content.update(np.ascontiguousarray(values).data)
+    return Mixed(Lessons(log_probs, present, content.hexdigest()), mean_weights, chosen)
 
 
 def _on_validation(

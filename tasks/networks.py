@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from models.backbones import Backbone
@@ -33,15 +34,26 @@ class Spec(Section):
         Raises:
             UserError: the file of pretrained weights is missing, or made for another network.
         """
-        counts = {head: len(classes) for head, classes in self.heads.items()}
-        network = build(self.backbone, self.modality_params.channels, counts)
+        network = self.empty_network()
         weights = getattr(self.backbone, "pretrained", False)
         if isinstance(weights, str):
             try:
                 network.backbone.load_pretrained(_read_weights(Path(weights)))  # type: ignore[operator]
-            except (OSError, ValueError) as error:
+            except Exception as error:  # whatever a reader says of a file that is not what it should be
                 raise UserError(f"pretrained weights: {error}", file=weights) from None
         return network
+
+    def empty_network(self) -> Network:
+        """A network whose weights are still to be loaded or drawn.
+
+        Raises:
+            UserError: the backbone cannot be built, or not for this modality.
+        """
+        counts = {head: len(classes) for head, classes in self.heads.items()}
+        try:
+            return build(self.backbone, self.modality_params.channels, counts)
+        except ValueError as error:
+            raise UserError(f"backbone {self.backbone.kind} for {self.modality}: {error}") from None
 
     def example(self) -> Tensor:
         """An input of one clip, zeros, in the shape that the modality renders."""
@@ -85,7 +97,7 @@ class Committee:
             spec["backbone"]["pretrained"] = False  # the weights are in the file; nothing to fetch or find
         for number, member in enumerate(self.members):
             weights = {name: value.detach().cpu().contiguous() for name, value in member.state_dict().items()}
-            save_file(weights, folder / f"weights-{number}.safetensors")
+            (folder / f"weights-{number}.safetensors").write_bytes(save(weights))
         content = {"spec": spec, "members": len(self.members), "temperature": self.temperature}
         write_text(folder / "spec.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
@@ -101,10 +113,10 @@ class Committee:
             spec = Spec.model_validate(content["spec"])
             members = []
             for number in range(content["members"]):
-                network = spec.new_network()
+                network = spec.empty_network()
                 network.load_state_dict(load_file(folder / f"weights-{number}.safetensors"))
                 members.append(network)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(
                 f"no usable network: {error}", file=folder, remedy="run `dvc repro` or `dvc pull`"
             ) from None

@@ -99,6 +99,7 @@ class Search(Section):
 class Ensemble(Section):
     """How the teachers' predictions become one lesson."""
 
+    teachers: list[Name] = Field(min_length=1, description="Who is heard.")
     weights: Literal["uniform", "per_sample", "data_set"]
     weights_temperature: PositiveFloat | Literal["auto"] = Field(
         description="γ; large: uniform; small: the best."
@@ -125,6 +126,11 @@ class Student(Section):
     def _lesson_has_a_mix(self) -> "Student":
         if self.hears_teachers and self.ensemble is None:
             raise ValueError("a student that learns from teachings needs an `ensemble` section")
+        if not self.hears_teachers and self.method.kind != "supervised":
+            raise ValueError(f"method {self.method.kind} needs teachings: learns_from: artifacts/teachings")
+        source = self.learns_from.removeprefix("artifacts/teachings").strip("/")
+        if self.hears_teachers and source and self.ensemble and self.ensemble.teachers != [source]:
+            raise ValueError(f"it learns from {source} alone, so ensemble.teachers must be [{source}]")
         return self
 
     @property
@@ -174,8 +180,10 @@ class Params(Section):
         for name, teacher in self.teachers.items():
             _known(f"teachers.{name}.modality", teacher.modality, self.modalities)
         for name, student in self.students.items():
-            if student.learns_from.startswith("artifacts/teachings/"):
-                _known(f"students.{name}.learns_from", student.learns_from.rpartition("/")[2], self.teachers)
+            for teacher_name in student.ensemble.teachers if student.ensemble else []:
+                _known(f"students.{name}.ensemble.teachers", teacher_name, self.teachers)
+            for head in student.method.head_weights or {}:
+                _known(f"students.{name}.method.head_weights", head, self.data.heads)
         if self.register_.student != "auto":
             _known("register.student", self.register_.student, self.students)
         _known("register.head", self.register_.head, [*self.data.heads, "action"])

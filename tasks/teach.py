@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from models.calibration import fit_temperature
 from tasks.atomic import new_folder, write_json
@@ -45,7 +45,8 @@ class Teachings:
         """Write to one safetensors file."""
         tensors = {f"train/{head}": values for head, values in self.train.items()}
         tensors |= {f"val/{head}": values for head, values in self.val.items()}
-        save_file(tensors | {"train_present": self.train_present, "val_present": self.val_present}, file)
+        tensors |= {"train_present": self.train_present, "val_present": self.val_present}
+        file.write_bytes(save(tensors))
 
     @classmethod
     def load(cls, file: Path) -> "Teachings":

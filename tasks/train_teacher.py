@@ -82,8 +82,8 @@ def train_teacher(learner: Learner, clips: list[Clip], out: Path) -> None:
     """Train the committee of every seed on the training `clips` and write the folder `out`."""
     params, teacher = learner.params, learner.params.teachers[learner.name]
     histories: dict[tuple[int, int], list[Epoch]] = {}
-    runs: dict[str, list[str]] = {}
     validation = {}
+    learner.check()
     with new_folder(out) as folder:
         for seed in params.seeds:
             members: list[Network] = []
@@ -91,12 +91,11 @@ def train_teacher(learner: Learner, clips: list[Clip], out: Path) -> None:
                 taught = member_clips(learner, clips, member)
                 if not taught:
                     raise UserError(
-                        f"no training clip has the modality {teacher.modality}",
-                        remedy=f"remove teacher {learner.name}",
+                        f"no training clip outside fold {member} has the modality {teacher.modality}",
+                        remedy=f"lower teachers.{learner.name}.folds, or remove the teacher",
                     )
-                network, histories[seed, member], run = learner.train(taught, None, seed, member)
+                network, histories[seed, member] = learner.train(taught, None, seed, member)
                 members.append(network)
-                runs.setdefault(str(seed), []).append(run)
             committee, validation[str(seed)] = learner.finish(members)
             seed_folder = folder / f"seed-{seed}"
             seed_folder.mkdir()
@@ -116,6 +115,5 @@ def train_teacher(learner: Learner, clips: list[Clip], out: Path) -> None:
                 "gmacs": cost["gmacs"] * teacher.folds,
                 "validation": validation,
                 "chosen": {},
-                "runs": runs,
             },
         )

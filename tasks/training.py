@@ -5,6 +5,7 @@ for every epoch from (seed, epoch). So a checkpoint at the end of an epoch is al
 in the same weights as one that was left alone (on the CPU to the bit).
 """
 
+import io
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -42,7 +43,7 @@ class Course:
         objective: loss of what the network says of a batch.
         validate: figures of the network as it stands, prefixed `val_`.
         checkpoint: file that outlives a killed run; named by everything the training depends on.
-        log: told of every epoch that is done now (not of those that a resumed run had done before).
+        log: told of every epoch, those that a killed run had done before among them.
     """
 
     title: str
@@ -75,6 +76,8 @@ def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
     steps = max(1, course.clips // training.batch)
     with Progress(course.title, training.epochs, "epochs") as progress:
         progress.advance(len(history))
+        for past in history:
+            course.log(past)
         for epoch in range(len(history), training.epochs):
             begin = time.monotonic()
             losses = _one_epoch(network, optimizer, average, course, epoch, steps)
@@ -113,15 +116,11 @@ def _one_epoch(
         with torch.autocast(there.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
             output = network(batch.inputs)
         losses = course.objective(output, batch)
-        if not torch.isfinite(losses.total):
-            raise UserError(
-                f"{course.title}: the loss is {losses.total.item()} in epoch {epoch + 1}, batch {number + 1}",
-                remedy="lower learning_rate or clip_norm, or use precision float32; "
-                "finished epochs are kept, the next run goes on after them",
-            )
+        _refuse_no_number("loss", losses.total, course, epoch, number)
         optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), training.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), training.clip_norm)
+        _refuse_no_number("gradient", norm, course, epoch, number)
         optimizer.step()
         if average is not None:
             average.update(network)
@@ -129,6 +128,15 @@ def _one_epoch(
         for part, value in {"loss": losses.total, **losses.parts}.items():
             totals[f"train_{part}"] = totals.get(f"train_{part}", 0.0) + value.item() * len(batch.rows)
     return {part: total / shown for part, total in totals.items()}
+
+
+def _refuse_no_number(what: str, value: torch.Tensor, course: Course, epoch: int, batch: int) -> None:
+    """Stop before weights are spoilt: what is kept on disk is always sound."""
+    if not torch.isfinite(value):
+        raise UserError(
+            f"{course.title}: the {what} is {value.item()} in epoch {epoch + 1}, batch {batch + 1}",
+            remedy="lower learning_rate or clip_norm, or use precision float32",
+        )
 
 
 def epoch_places(clips: int, batch: int, seed: int, epoch: int) -> list[list[tuple[int, int]]]:
@@ -170,8 +178,14 @@ def _save(
         "average": average.module.state_dict() if average is not None else None,
         "history": history,
     }
+    for leftover in file.parent.glob(
+        f".{file.name}.*"
+    ):  # of a run killed while it saved; a stage has one writer
+        leftover.unlink()
+    whole = io.BytesIO()  # torch hides a full disk behind an error of its own
+    torch.save(state, whole)
     with new_file(file) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(whole.getbuffer())
 
 
 def _resume(

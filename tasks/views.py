@@ -56,6 +56,8 @@ class View:
         times_s: moments of the frames, seconds from the start of the video, rising.
         zoom: the crop's side is the frame's short side divided by this.
         across, down: place of the crop in the room it has, 0 left or top, 1 right or bottom.
+        along: place on the frame's long side, for crops that line up there whichever side that is; None: as
+            `across` and `down` say.
         flip: mirrored left to right, after the crop.
         brightness, contrast, saturation: factors, 1 leaves the colours alone.
         hue: turn of the colours, -0.5..0.5 of a full circle.
@@ -72,12 +74,16 @@ class View:
     contrast: float = 1.0
     saturation: float = 1.0
     hue: float = 0.0
+    along: float | None = None
 
     def window(self, aspect: float) -> tuple[float, float, float, float]:
         """The crop as (x0, y0, x1, y1) in 0..1 of a frame that is `aspect` times as wide as high."""
         short = 1.0 / self.zoom
         width, height = (short / aspect, short) if aspect >= 1 else (short, short * aspect)
-        x0, y0 = self.across * (1 - width), self.down * (1 - height)
+        across, down = self.across, self.down
+        if self.along is not None:
+            across, down = (self.along, down) if aspect >= 1 else (across, self.along)
+        x0, y0 = across * (1 - width), down * (1 - height)
         return x0, y0, x0 + width, y0 + height
 
 
@@ -125,9 +131,10 @@ def evaluation_views(clip: Clip, views: Views, clips: int = 1, crops: int = 1) -
             times_s=tuple(clip.start_s + (np.arange(views.frames) + (number + 0.5) / clips) * step),
             frame_step_s=step,
             zoom=views.test_zoom,
-            across=float(place),
-            down=float(place),
+            across=0.5,
+            down=0.5,
             flip=False,
+            along=float(place),
         )
         for number in range(clips)
         for place in places

@@ -33,7 +33,7 @@ class Frames(BaseModel):
             mean with each frame seen together with its two neighbours; "difference", the mean with each frame
             seen beside its change to the next; "conv", a convolution over the frames' features.
         normalise: what is done to the input: "weights", the mean and deviation that the timm model's weights
-            were trained with (rgb alone); "clip", every channel of a clip brought to mean 0, the clip to
+            were trained with (rgb alone); "clip", every channel of a clip brought to mean 0 and
             deviation 1, which takes out its light; "frame", every channel of every frame brought to mean 0,
             which for flow takes out the camera's motion; "none".
         dropout: probability of dropping a feature before the heads.
@@ -128,14 +128,15 @@ class FrameNetwork(nn.Module):
 
 
 def standardise(x: Tensor, by_frame: bool) -> Tensor:
-    """Bring every channel to mean 0 over its clip, or over each frame alone, and every clip to deviation 1.
+    """Take out light and contrast: every channel of a clip to mean 0 and deviation 1.
 
     Args:
         x: (batch, frames, channels, height, width).
-        by_frame: take the mean of each frame instead of the clip's.
+        by_frame: take the mean of each frame instead of the clip's, and one deviation for all channels, so that
+            the components of a motion stay in proportion.
     """
     centred = x - x.mean(dim=(3, 4) if by_frame else (1, 3, 4), keepdim=True)
-    deviation = centred.square().mean(dim=(1, 2, 3, 4), keepdim=True).sqrt()
+    deviation = centred.square().mean(dim=(1, 2, 3, 4) if by_frame else (1, 3, 4), keepdim=True).sqrt()
     return centred / (deviation + _STILL)
 
 

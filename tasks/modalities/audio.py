@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,11 @@ class Audio(Modality):
     hop: PositiveInt = Field(description="Samples between two columns.")
     mels: PositiveInt = Field(description="Mel bands between 0 Hz and half the rate.")
     window_s: PositiveFloat = Field(description="Seconds of sound that go with one frame, centred on it.")
-    channels: ClassVar[int] = 1
+
+    @property
+    def channels(self) -> int:
+        """Log-mel power."""
+        return 1
 
     @property
     def _column_s(self) -> float:

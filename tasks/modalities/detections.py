@@ -1,7 +1,7 @@
 """Object detections: boxes of hands and objects from the data set's files, following the view's crop."""
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -35,7 +35,11 @@ class Detections(Modality):
         description="Moments looked at for each frame of a view, evenly over the time to the next frame: boxes "
         "cost next to nothing, and movements repeat faster than a network can afford frames."
     )
-    channels: ClassVar[int] = _FIELDS
+
+    @property
+    def channels(self) -> int:
+        """Values of a box."""
+        return _FIELDS
 
     def extract(self, raw: RawVideo, spans: Sequence[Span]) -> Iterator[Row]:
         """One row a frame of the detections file within the spans: float32 (boxes, 8)."""

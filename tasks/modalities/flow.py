@@ -1,7 +1,7 @@
 """Optical flow: how far every point of the picture moves, measured between stored moments (DIS, Kroeger 2016)."""
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -28,18 +28,25 @@ class Flow(Modality):
     quality: int = Field(
         ge=1, le=100, description="Of the JPEG that holds the speeds in 8 bits; 95 costs 0.07 levels."
     )
-    channels: ClassVar[int] = 2
+
+    @property
+    def channels(self) -> int:
+        """Right and down."""
+        return 2
 
     def extract(self, raw: RawVideo, spans: Sequence[Span]) -> Iterator[Row]:
         """One row a pair of neighbouring moments: a JPEG of the speeds in 8 bits, `right` above `down`."""
         measure = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         with open_video(raw.path, raw.video.reader) as reader:
             indices = grid_indices(reader.times_s, spans, self.rate_hz)
+            steps_s = np.diff(reader.times_s)
+            # Neighbours on the grid, or in a video slower than it; anything further apart is another span.
+            longest_s = max(2.5 / self.rate_hz, 1.5 * float(np.median(steps_s)) if len(steps_s) else 0.0)
             previous: tuple[float, np.ndarray] | None = None
             for index, frame in zip(indices, reader.frames(indices), strict=True):
                 time_s = float(reader.times_s[index])
                 grey = cv2.cvtColor(shrink(frame, self.short_side), cv2.COLOR_RGB2GRAY)
-                if previous is not None and time_s - previous[0] < 2.5 / self.rate_hz:  # else: another span
+                if previous is not None and time_s - previous[0] < longest_s:
                     moved = measure.calc(previous[1], grey, None)  # type: ignore[call-overload]  # None makes a new one
                     speed = moved / min(grey.shape) / (time_s - previous[0])
                     yield Row(previous[0], raw.aspect, self._encode(speed))

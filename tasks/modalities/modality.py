@@ -4,9 +4,9 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
+from pydantic import Field, PositiveInt
 
 from tasks.clips import Clip, Video
 from tasks.section import Section
@@ -34,9 +34,12 @@ class RawVideo:
 class Modality(Section):
     """Params of one modality and how it is extracted and rendered. Subclasses add `kind` and their numbers."""
 
-    shards: int
-    channels: ClassVar[int]
-    """Channels of a rendered frame, as the backbone needs them."""
+    shards: PositiveInt = Field(description="Files that the rows are spread over.")
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Channels of a rendered frame (values of a box), as the backbone needs them."""
 
     @abstractmethod
     def extract(self, raw: RawVideo, spans: Sequence[Span]) -> Iterator[Row]:

@@ -123,6 +123,7 @@ def _tiny(params: dict[str, Any]) -> dict[str, Any]:
         "distillation_weight": [0.0, 0.5],
         "weights_temperature": [0.2, 1.0],
     }
+    params["students"]["student"]["ensemble"]["teachers"] = ["detections", "audio"]
     params["students"]["student"]["method"] |= {"temperature": "auto", "distillation_weight": "auto"}
     params["evaluate"] |= {"clips": [1], "crops": [1], "bootstrap": 20}
     return params

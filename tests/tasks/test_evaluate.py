@@ -27,6 +27,7 @@ FRAMES = {
     "name": "test_vit",
     "pretrained": False,
     "temporal": "mean",
+    "normalise": "none",
     "dropout": 0.0,
     "drop_path": 0.0,
 }
@@ -73,8 +74,22 @@ PARAMS: dict[str, Any] = {
         "jitter": {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0},
     },
     "modalities": {
-        "rgb": {"kind": "rgb", "shards": 1, "short_side": 32, "rate_hz": 4.0, "quality": 90},
-        "detections": {"kind": "detections", "shards": 1, "max_boxes": 2, "visible": 0.2, "nearest_s": 0.5},
+        "rgb": {
+            "kind": "rgb",
+            "shards": 1,
+            "short_side": 32,
+            "rate_hz": 4.0,
+            "quality": 90,
+            "change_s": None,
+        },
+        "detections": {
+            "kind": "detections",
+            "shards": 1,
+            "max_boxes": 2,
+            "visible": 0.2,
+            "nearest_s": 0.5,
+            "moments": 1,
+        },
     },
     "teachers": {
         "rgb": {"modality": "rgb", "folds": 1, "backbone": FRAMES, "training": TRAINING},

@@ -22,7 +22,7 @@ def teacher(sureness, present=(True,) * 4, views=2):
 
 
 def mix(bank, weights="uniform", gamma=1.0, space="probs"):
-    ensemble = Ensemble(weights=weights, weights_temperature=gamma, space=space)
+    ensemble = Ensemble(teachers=list(bank), weights=weights, weights_temperature=gamma, space=space)
     return mixed(ensemble, bank, LABELS, VAL_LABELS, CANDIDATES)
 
 

@@ -16,7 +16,7 @@ from tasks.modalities.rgb import Rgb, colours
 from tasks.shards import Rows
 from tasks.views import View
 
-RGB = Rgb(kind="rgb", shards=1, short_side=48, rate_hz=10, quality=98)
+RGB = Rgb(kind="rgb", shards=1, short_side=48, rate_hz=10, quality=98, change_s=None)
 FLOW = Flow(kind="flow", shards=1, short_side=48, rate_hz=10, bound_per_s=2.0, quality=95)
 AUDIO = Audio(kind="audio", shards=1, rate_hz=8000, n_fft=512, window=400, hop=80, mels=32, window_s=0.2)
 BOXES = Detections(kind="detections", shards=1, max_boxes=3, visible=0.2, nearest_s=0.2, moments=1)
@@ -110,6 +110,16 @@ def test_rgb_flips_after_the_crop(films, tmp_path):
     assert np.array_equal(plain[..., ::-1], flipped)
 
 
+def test_change_is_shown_beside_the_frame(films, tmp_path):
+    path = films.write(tmp_path / "a.mp4", films.grey(20))
+    rows = rows_of(list(RGB.extract(raw(path), [(0.0, 2.0)])))
+    changing = RGB.model_copy(update={"change_s": 0.3})
+    rendered = changing.render(rows, view(times_s=(0.2, 0.8)), 16)
+    assert rendered.shape == changing.shape(2, 16)
+    assert np.array_equal(rendered[:, :3], RGB.render(rows, view(times_s=(0.2, 0.8)), 16))
+    assert rendered[:, 3:].mean() * 255 == pytest.approx(3 * 8, abs=1)  # three frames on, 8 levels each
+
+
 def test_colours_that_change_nothing_are_the_identity():
     matrix, offset = colours(view())
     assert np.allclose(matrix, np.eye(3))
@@ -148,6 +158,11 @@ def test_flow_grows_with_zoom_and_turns_with_a_flip(films, tmp_path):
     assert np.array_equal(flipped[0, 1], plain[0, 1][:, ::-1])
     closer = FLOW.render(rows, view(times_s=(0.4,), zoom=1.5, across=0.3), 32)
     assert closer[0, 0].max() == pytest.approx(1.5 * plain[0, 0].max(), rel=0.15)
+
+
+def test_a_video_slower_than_the_grid_has_flow(films, tmp_path):
+    path = films.write(tmp_path / "a.mp4", moving_square(8), rate_hz=3)
+    assert len(list(FLOW.extract(raw(path), [(0.0, 2.3)]))) == 7
 
 
 def test_flow_is_not_measured_across_a_gap_between_spans(films, tmp_path):

@@ -34,9 +34,9 @@ def test_student_and_baseline_have_the_same_network_and_budget():
     [
         ("  frames: 8", "  frame: 8", r"row \d+: unknown key views.frame; did you mean 'frames'\?"),
         ("seeds: [0]", "sedes: [0]", r"row \d+: unknown key sedes; did you mean 'seeds'\?"),
-        ("  size: 64\n", "", r"missing key views.size"),
-        ("  size: 64", "  size: -1", r"views.size: Input should be greater than 0"),
-        ("  size: 64", "  size: big", r"row \d+: views.size: Input should be a valid integer"),
+        ("  size: 56\n", "", r"missing key views.size"),
+        ("  size: 56", "  size: -1", r"views.size: Input should be greater than 0"),
+        ("  size: 56", "  size: big", r"row \d+: views.size: Input should be a valid integer"),
         (
             "zoom: [1.0, 1.25]",
             "zoom: [1.5, 1.25]",
@@ -76,6 +76,25 @@ def test_one_class_is_nothing_to_recognise():
     values["data"]["heads"] = {"verb": ["stir"], "noun": ["cup", "jar"]}
     with pytest.raises(UserError, match="head verb has 1 class"):
         parse(yaml.safe_dump(values), FILE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learns_from": "data/index"}, "method kd needs teachings"),
+        ({"learns_from": "artifacts/teachings/rgb"}, r"ensemble.teachers must be \[rgb\]"),
+    ],
+)
+def test_a_student_that_contradicts_itself_is_refused(change, message):
+    values = yaml.safe_load(TEXT)
+    values["students"]["student"] |= change
+    with pytest.raises(UserError, match=message):
+        parse(yaml.safe_dump(values), FILE)
+
+
+def test_a_student_cannot_hear_a_teacher_that_is_not_there():
+    with pytest.raises(UserError, match="there is no 'sound'"):
+        parse(TEXT.replace("detections, audio], weights", "detections, sound], weights"), FILE)
 
 
 def test_a_student_of_teachers_needs_a_mix():

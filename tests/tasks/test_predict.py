@@ -20,7 +20,7 @@ from tasks.predict import load, predict, refuse_pickles, rows_of
 from tasks.shards import Shards
 from tasks.views import Jitter, Views
 
-RGB = Rgb(kind="rgb", shards=1, short_side=48, rate_hz=7.0, quality=90)
+RGB = Rgb(kind="rgb", shards=1, short_side=48, rate_hz=7.0, quality=90, change_s=0.2)
 VIEWS = Views(
     frames=4,
     size=32,

@@ -30,8 +30,8 @@ TRAINING = {
     "decay": "linear", "clip_norm": 5.0, "ema": 0.0, "precision": "float32",
 }  # fmt: skip
 BACKBONE = {
-    "kind": "frames", "name": "test_convnext", "pretrained": False, "temporal": "mean", "dropout": 0.0,
-    "drop_path": 0.0,
+    "kind": "frames", "name": "test_convnext", "pretrained": False, "temporal": "mean", "normalise": "none",
+    "dropout": 0.0, "drop_path": 0.0,
 }  # fmt: skip
 PARAMS = {
     "data": {
@@ -44,7 +44,9 @@ PARAMS = {
         "frames": 2, "size": 32, "per_clip": 2, "zoom": [1.0, 1.2], "test_zoom": 1.0, "flip": False,
         "jitter": {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0},
     },
-    "modalities": {"rgb": {"kind": "rgb", "shards": 1, "short_side": 32, "rate_hz": 5.0, "quality": 90}},
+    "modalities": {
+        "rgb": {"kind": "rgb", "shards": 1, "short_side": 32, "rate_hz": 5.0, "quality": 90, "change_s": None},
+    },
     "teachers": {"look": {"modality": "rgb", "folds": 2, "backbone": BACKBONE, "training": TRAINING}},
     "students": {
         "baseline": {
@@ -57,7 +59,7 @@ PARAMS = {
                 "kind": "kd", "temperature": 4.0, "distillation_weight": 0.5, "ground_truth_weight": 0.5,
                 "head_weights": None,
             },
-            "ensemble": {"weights": "uniform", "weights_temperature": 1.0, "space": "probs"},
+            "ensemble": {"teachers": ["look"], "weights": "uniform", "weights_temperature": 1.0, "space": "probs"},
         },
     },
     "search": {

@@ -48,7 +48,7 @@ def test_a_videos_shard_depends_on_its_name_alone():
     assert {shard_of(f"{n}.mp4", 4) for n in range(100)} == {0, 1, 2, 3}
 
 
-MODALITY = Rgb(kind="rgb", shards=4, short_side=24, rate_hz=10, quality=90)
+MODALITY = Rgb(kind="rgb", shards=4, short_side=24, rate_hz=10, quality=90, change_s=None)
 
 
 def raw_videos(films, tmp_path, names):

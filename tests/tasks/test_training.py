@@ -42,7 +42,7 @@ class Killed(Exception):
     """Stands for SIGKILL: nothing of the loop runs after it."""
 
 
-def course(checkpoint, training=TRAINING, kill_after=None, spoil=False):
+def course(checkpoint, training=TRAINING, kill_after=None, spoil=False, told=None):
     inputs, labels = data()
     method = Supervised(kind="supervised", head_weights=None)
 
@@ -56,6 +56,8 @@ def course(checkpoint, training=TRAINING, kill_after=None, spoil=False):
         return losses._replace(total=losses.total * float("nan")) if spoil else losses
 
     def log(figures):
+        if told is not None:
+            told.append(figures["epoch"])
         if kill_after is not None and figures["epoch"] == kill_after:
             raise Killed
 
@@ -84,16 +86,20 @@ def test_a_killed_training_ends_in_the_same_weights(tmp_path, training):
     for epoch in (0, 2):
         with pytest.raises(Killed):
             fit(fresh(), course(tmp_path / "cut.pt", training, kill_after=epoch))
+        (tmp_path / ".cut.pt.left").write_bytes(b"half")  # what a kill in the middle of saving leaves
     torch.manual_seed(99)  # whatever the new process drew before
-    resumed, history_resumed = fit(fresh(), course(tmp_path / "cut.pt", training))
+    told: list[int] = []
+    resumed, history_resumed = fit(fresh(), course(tmp_path / "cut.pt", training, told=told))
+    assert told == [0, 1, 2, 3]  # the new MLflow run has the whole curve
     assert same(whole, resumed)
+    assert not list(tmp_path.glob(".cut*"))
     strip = functools.partial(map, lambda figures: {k: v for k, v in figures.items() if k != "seconds"})
     assert list(strip(history)) == list(strip(history_resumed))
 
 
 def test_a_finished_training_is_not_done_again(tmp_path):
     network, history = fit(fresh(), course(tmp_path / "a.pt"))
-    again, history_again = fit(fresh(), course(tmp_path / "a.pt", kill_after=3))
+    again, history_again = fit(fresh(), course(tmp_path / "a.pt", spoil=True))
     assert same(network, again)
     assert history == history_again
 

@@ -67,7 +67,10 @@ def test_clips_at_test_interleave():
 
 def test_three_crops_lie_at_start_middle_and_end():
     views = evaluation_views(clip(), VIEWS, clips=2, crops=3)
-    assert [view.across for view in views] == [0.0, 0.5, 1.0] * 2
+    wide, high = 16 / 9, 9 / 16
+    assert [view.window(wide)[0] for view in views[:3]] == pytest.approx([0, 0.21875, 0.4375])
+    assert [view.window(wide)[1] for view in views[:3]] == pytest.approx([0, 0, 0])
+    assert [view.window(high)[1] for view in views[:3]] == pytest.approx([0, 0.21875, 0.4375])
 
 
 @pytest.mark.parametrize(
