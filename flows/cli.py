@@ -110,10 +110,11 @@ def run(
 
     clone = _clone()
     os.chdir(clone.root)
-    todo = plan(clone, stages or [], force or [])
     if dry_run:
-        _console().print(_plan_table(todo))
+        _console().print(_plan_table(plan(clone, stages or [], force or [])))
         return
+    with clone.only_run():  # it mends what a killed run left, or DVC would not plan
+        todo = plan(clone, stages or [], force or [])
     if todo.due:
         _run_flow(clone, stages or [], force or [], verbose)
     else:

@@ -116,6 +116,7 @@ def _lesson(
         label_indices(train, heads),
         label_indices(validation, heads),
         list(learner.params.search.weights_temperature),
+        held_out=all(learner.params.teachers[name].folds > 1 for name in bank),
     )
 
 
@@ -139,6 +140,7 @@ def _told(student: Student, lesson: Mixed | None) -> dict[str, Any]:
         "distillation_weight": student.method.distillation_weight,
         "ground_truth_weight": student.method.ground_truth_weight,
         "weights_temperature": lesson.weights_temperature,
+        "mix_temperature": lesson.temperature,
         "teacher_weights": lesson.weights,
     }
 

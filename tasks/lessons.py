@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.ensemble import choose_temperature, cross_entropies, mix, weights
+from models.calibration import fit_temperature, nll
+from models.ensemble import Space, Weighting, cross_entropies, mix, weights
 from tasks.learner import Lessons
 from tasks.params import Ensemble
 from tasks.teach import Teachings
@@ -21,11 +22,13 @@ class Mixed:
         lessons: for the student.
         weights: head → teacher → its mean weight over the training clips.
         weights_temperature: head → γ.
+        temperature: head → what the mix was divided by.
     """
 
     lessons: Lessons
     weights: dict[str, dict[str, float]]
     weights_temperature: dict[str, float]
+    temperature: dict[str, float]
 
 
 def mixed(
@@ -34,61 +37,93 @@ def mixed(
     train_labels: dict[str, np.ndarray],
     val_labels: dict[str, np.ndarray],
     candidates: list[float],
+    held_out: bool,
 ) -> Mixed:
     """Mix the teachings of several teachers into one lesson for every training view.
 
-    Weights come from the cross-entropies of out-of-fold teachings, for each head of its own; γ = auto takes of
-    `candidates` the one whose mix is most likely on the validation clips (for data-set weights; the caller
-    settles it for per-sample weights, which see the label).
+    Weights come from the cross-entropies of the teachings, for each head of its own. The mean of calibrated
+    predictions is not calibrated, it is too cautious (Rahaman & Thiery, NeurIPS 2021, arXiv 2007.08792): so the
+    mix gets a temperature of its own, fitted where the teachers did not learn. Per-sample weights have seen the
+    label; what they mix is left as it is.
 
     Args:
         bank: teacher → teachings.
         train_labels: head → int64 (clips,).
         val_labels: head → int64 (clips,).
+        candidates: for γ = auto; of them the one whose mix is most likely on the validation clips (data-set
+            weights; the caller settles it for per-sample weights).
+        held_out: the teachings on training clips are out-of-fold, so the mix can be calibrated on them; else it
+            is on validation.
     """
     names = list(bank)
-    train_present = torch.from_numpy(np.stack([bank[name].train_present for name in names], 1))
-    log_probs, mean_weights, chosen = {}, {}, {}
+    present = torch.from_numpy(np.stack([bank[name].train_present for name in names], 1))
+    log_probs, mean_weights, chosen, temperatures = {}, {}, {}, {}
     for head, labels in train_labels.items():
-        said = torch.from_numpy(
-            np.stack([bank[name].train[head] for name in names], 2)
-        )  # clips, views, teachers, classes
+        truth, seen = torch.from_numpy(labels), present.any(1)
+        said = torch.from_numpy(np.stack([bank[name].train[head] for name in names], 2))
         clips, views, teachers, classes = said.shape
-        truth = torch.from_numpy(labels)
-        loss = (
-            cross_entropies(said.flatten(0, 1), truth.repeat_interleave(views))
-            .view(clips, views, teachers)
-            .mean(1)
-        )
+        loss = cross_entropies(said.flatten(0, 1), truth.repeat_interleave(views))
+        loss = loss.view(clips, views, teachers).mean(1)
+        val = _Validation.of(bank, head, val_labels[head])
         gamma = ensemble.weights_temperature
         if gamma == "auto":
-            gamma = _on_validation(ensemble, bank, head, val_labels[head], candidates)
-        share = weights(ensemble.weights, loss, gamma, train_present)
+            gamma = 1.0 if ensemble.weights == "uniform" else val.choose(candidates, ensemble.space)
+        share = weights(ensemble.weights, loss, gamma, present)
         spread = share[:, None].expand(clips, views, teachers).reshape(-1, teachers)
-        log_probs[head] = (
-            mix(said.flatten(0, 1), spread, ensemble.space).view(clips, views, classes).float().numpy()
-        )
-        mean_weights[head] = dict(zip(names, share[train_present.any(1)].mean(0).tolist(), strict=True))
+        lesson = mix(said.flatten(0, 1), spread, ensemble.space).view(clips, views, classes)
+        if ensemble.views == "mean":
+            lesson = (lesson.logsumexp(1, keepdim=True) - np.log(views)).expand(clips, views, classes)
+        temperatures[head] = 1.0
+        if ensemble.weights != "per_sample" and held_out:
+            flat = lesson[seen].flatten(0, 1)
+            temperatures[head] = fit_temperature(flat, truth[seen].repeat_interleave(views))
+        elif ensemble.weights != "per_sample":
+            temperatures[head] = val.temperature(gamma, ensemble)
+        log_probs[head] = (lesson / temperatures[head]).log_softmax(-1).float().numpy()
+        mean_weights[head] = dict(zip(names, share[seen].mean(0).tolist(), strict=True))
         chosen[head] = gamma
-    present = train_present.any(1).numpy()
-    content = hashlib.sha256(present.tobytes())
+    heard = present.any(1).numpy()
+    content = hashlib.sha256(heard.tobytes())
     for head, values in log_probs.items():
         content.update(head.encode())
         content.update(np.ascontiguousarray(values).data)
-    return Mixed(Lessons(log_probs, present, content.hexdigest()), mean_weights, chosen)
+    return Mixed(Lessons(log_probs, heard, content.hexdigest()), mean_weights, chosen, temperatures)
 
 
-def _on_validation(
-    ensemble: Ensemble, bank: dict[str, Teachings], head: str, labels: np.ndarray, candidates: list[float]
-) -> float:
-    if ensemble.weights == "uniform":
-        return 1.0  # it has no part in uniform weights
-    logits, present = val_logits(bank, head)
-    return choose_temperature(logits, torch.from_numpy(labels), present, candidates, ensemble.space)
+@dataclass(frozen=True)
+class _Validation:
+    """What the teachers say of the validation clips, for one head.
 
+    Attributes:
+        logits: (clips, teachers, classes).
+        present: bool (clips, teachers).
+        labels: int64 (clips,).
+    """
 
-def val_logits(bank: dict[str, Teachings], head: str) -> tuple[Tensor, Tensor]:
-    """The teachers' logits on the validation clips (clips, teachers, classes) and who saw them (clips, teachers)."""
-    logits = np.stack([teachings.val[head] for teachings in bank.values()], 1)
-    present = np.stack([teachings.val_present for teachings in bank.values()], 1)
-    return torch.from_numpy(logits), torch.from_numpy(present)
+    logits: Tensor
+    present: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, bank: dict[str, Teachings], head: str, labels: np.ndarray) -> "_Validation":
+        logits = torch.from_numpy(np.stack([teachings.val[head] for teachings in bank.values()], 1))
+        present = torch.from_numpy(np.stack([teachings.val_present for teachings in bank.values()], 1))
+        seen = present.any(1)
+        return cls(logits[seen], present[seen], torch.from_numpy(labels)[seen])
+
+    def _mix(self, weighting: Weighting, gamma: float, space: Space) -> Tensor:
+        shares = weights(weighting, cross_entropies(self.logits, self.labels), gamma, self.present)
+        return mix(self.logits, shares, space)
+
+    def choose(self, candidates: list[float], space: Space) -> float:
+        """The γ of data-set weights whose mix, once calibrated, is most likely; of equal ones the largest."""
+
+        def loss(gamma: float) -> float:
+            mixture = self._mix("data_set", gamma, space)
+            return nll(mixture / fit_temperature(mixture, self.labels), self.labels)
+
+        return min(sorted(candidates, reverse=True), key=loss)
+
+    def temperature(self, gamma: float, ensemble: Ensemble) -> float:
+        """The temperature that calibrates the mix."""
+        return fit_temperature(self._mix(ensemble.weights, gamma, ensemble.space), self.labels)

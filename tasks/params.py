@@ -105,6 +105,10 @@ class Ensemble(Section):
         description="γ; large: uniform; small: the best."
     )
     space: Literal["logits", "probs"] = Field(description="Where calibrated predictions are averaged.")
+    views: Literal["same", "mean"] = Field(
+        description="What is said of a view: what the teachers saw in this very view, or the mean over all "
+        "views of the clip, which is steadier."
+    )
 
 
 class Student(Section):

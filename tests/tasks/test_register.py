@@ -59,7 +59,10 @@ PARAMS = {
                 "kind": "kd", "temperature": 4.0, "distillation_weight": 0.5, "ground_truth_weight": 0.5,
                 "head_weights": None,
             },
-            "ensemble": {"teachers": ["look"], "weights": "uniform", "weights_temperature": 1.0, "space": "probs"},
+            "ensemble": {
+                "teachers": ["look"], "weights": "uniform", "weights_temperature": 1.0, "space": "probs",
+                "views": "same",
+            },
         },
     },
     "search": {
