@@ -16,9 +16,9 @@ from tasks.params import Params
 from tasks.report.comparison import compare, metrics, score_models, sweep
 from tasks.report.data import describe, majority_accuracy
 from tasks.report.figures import draw
-from tasks.report.mixing import mix, weigh
+from tasks.report.mixing import calibrate, mix, weigh
 from tasks.report.page import render
-from tasks.report.predictions import ACTION, Model, TestSplit
+from tasks.report.predictions import ACTION, Model, Prediction, TestSplit
 from tasks.report.table import comparison_table
 from tasks.report.tables import Tables, curves_table, prediction_table, reliability_table, views_table
 from tasks.trained import Seeds, Trained
@@ -107,27 +107,36 @@ def _ensembles(
     """The teachers mixed evenly and by validation loss, and the latter's weights: head → teacher → mean."""
     heads, unseen = list(trained.params.data.heads), trained.class_shares()
     asked = {seed: [seeds[seed] for seeds in teachers.values()] for seed in trained.params.seeds}
+    held_out, labels = _held_out(trained, list(teachers)), trained.labels("val")
+
+    def mixed(weights: Mapping[int, Mapping[str, Tensor]]) -> Seeds:
+        found = {seed: mix(asked[seed], weights[seed], unseen) for seed in asked}
+        return {
+            seed: calibrate(found[seed], mix(held_out[seed], weights[seed], unseen), labels)
+            if held_out
+            else found[seed]
+            for seed in found
+        }
+
     even = {head: torch.ones(len(teachers)) for head in heads}
-    uniform = {seed: mix(asked[seed], even, unseen) for seed in asked}
-    rows = [_ensemble_row(trained, list(teachers), "ensemble", "uniform", uniform)]
-    weights = _validation_weights(trained, list(teachers))
-    if not weights:
+    rows = [_ensemble_row(trained, list(teachers), "ensemble", "uniform", mixed(dict.fromkeys(asked, even)))]
+    if not held_out:
         return rows, {}
-    weighted = {seed: mix(asked[seed], weights[seed], unseen) for seed in asked}
-    rows.append(_ensemble_row(trained, list(teachers), "ensemble-weighted", "data_set", weighted))
+    grid = trained.params.search.weights_temperature
+    weights = {seed: weigh(said, labels, grid) for seed, said in held_out.items()}
+    rows.append(_ensemble_row(trained, list(teachers), "ensemble-weighted", "data_set", mixed(weights)))
     means = {head: torch.stack([found[head] for found in weights.values()]).mean(dim=0) for head in heads}
     return rows, {head: dict(zip(teachers, values.tolist(), strict=True)) for head, values in means.items()}
 
 
-def _validation_weights(trained: Trained, teachers: Sequence[str]) -> dict[int, dict[str, Tensor]]:
-    """Seed → head → weights of the teachers; empty where no teacher sees a validation clip."""
+def _held_out(trained: Trained, teachers: Sequence[str]) -> dict[int, list[Prediction]]:
+    """Seed → what each teacher says of the validation clips; empty where none of them sees any."""
     if not trained.clips("val"):
         return {}
-    held_out = [trained.ask(name, "val") for name in teachers]
-    if not any(prediction.seen.any() for seeds in held_out for prediction in seeds.values()):
+    said = [trained.ask(name, "val") for name in teachers]
+    if not any(prediction.seen.any() for seeds in said for prediction in seeds.values()):
         return {}
-    labels, grid = trained.labels("val"), trained.params.search.weights_temperature
-    return {seed: weigh([seeds[seed] for seeds in held_out], labels, grid) for seed in trained.params.seeds}
+    return {seed: [seeds[seed] for seeds in said] for seed in trained.params.seeds}
 
 
 def _ensemble_row(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from models import ensemble
+from models.calibration import fit_temperature
 from tasks.report.predictions import Prediction
 
 
@@ -39,7 +40,7 @@ def mix(
 ) -> Prediction:
     """Average the calibrated probabilities of the teachers that see a clip.
 
-    A mix has no temperature of its own, so its `raw` is its `calibrated`.
+    The mix is not calibrated yet, its `raw` is its `calibrated`; see `calibrate`.
 
     Args:
         teachers: what each said of the same clips.
@@ -54,3 +55,21 @@ def mix(
         found = ensemble.mix(logits, ensemble.normalise(shares, present), "probs")
         mixed[head] = torch.where(seen[:, None], found, unseen[head].to(found.dtype))
     return Prediction(mixed, mixed, seen)
+
+
+def calibrate(mixed: Prediction, held_out: Prediction, labels: Mapping[str, Tensor]) -> Prediction:
+    """Give a mix the temperature under which the same mix is calibrated on held-out clips.
+
+    The mean of calibrated predictions is too cautious (Rahaman & Thiery, NeurIPS 2021, arXiv 2007.08792).
+
+    Args:
+        mixed: of the clips to be scored.
+        held_out: of the validation clips, at least one of them seen.
+        labels: head → (validation clips,), int64.
+    """
+    calibrated = {}
+    for head, values in mixed.raw.items():
+        seen = held_out.seen
+        temperature = fit_temperature(held_out.raw[head][seen], labels[head][seen])
+        calibrated[head] = (values / temperature).log_softmax(dim=-1)
+    return Prediction(mixed.raw, calibrated, mixed.seen)

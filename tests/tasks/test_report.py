@@ -18,7 +18,7 @@ from tasks.report.comparison import compare, metrics, score_models, sweep
 from tasks.report.data import majority_accuracy
 from tasks.report.ece_interval import ece_per_seed, resampled_ece
 from tasks.report.figures import draw
-from tasks.report.mixing import mix, weigh
+from tasks.report.mixing import calibrate, mix, weigh
 from tasks.report.nesting import nesting, view_places
 from tasks.report.page import render
 from tasks.report.predictions import Model, Prediction, TestSplit, score_head
@@ -199,6 +199,14 @@ def test_an_ensemble_hears_those_that_see_the_clip():
     expected = torch.tensor([[0.5, 0.5], [0.8, 0.2], [0.7, 0.3]])
     torch.testing.assert_close(found.calibrated["verb"].exp(), expected)
     assert found.seen.tolist() == [True, True, False]
+
+
+def test_a_cautious_mix_is_calibrated_on_held_out_clips():
+    cautious = said(verb=[[0.6, 0.4]] * 4)
+    right = {"verb": torch.tensor([0, 0, 0, 1])}
+    found = calibrate(cautious, cautious, right)
+    assert found.calibrated["verb"].exp()[0].tolist() == pytest.approx([0.75, 0.25], abs=1e-4)
+    assert found.raw is cautious.raw
 
 
 def test_the_better_teacher_weighs_more():
