@@ -22,10 +22,12 @@ class Output(NamedTuple):
 
     Attributes:
         features: (batch, width), the clip embedding that the heads read.
+        moments: (batch, frames, width), the embedding of every moment, from which the clip's is made.
         logits: (batch, classes) for each head.
     """
 
     features: Tensor
+    moments: Tensor
     logits: Logits
 
 
@@ -39,8 +41,8 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> Output:
         """Embed and classify clips, (batch, frames, …) as the modality renders them."""
-        features = self.backbone(x)
-        return Output(features, self.heads(features))
+        features, moments = self.backbone(x)
+        return Output(features, moments, self.heads(features))
 
 
 def build(backbone: Backbone, channels: int, heads: Mapping[str, int]) -> Network:

@@ -1,11 +1,12 @@
 """Stage `distill@<student>`: RGB and a lesson in, a student out. The baseline is a student of labels alone."""
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models.distill.kd import KD
+from models.distill.method import Taught
 from tasks.atomic import new_folder, write_json
 from tasks.clips import Clip, label_indices, read_clips
 from tasks.errors import UserError
@@ -125,15 +126,12 @@ def _of(lesson: Mixed | None, train: list[Clip], seen: list[Clip]) -> Lessons | 
     if lesson is None:
         return None
     ids = {clip.clip_id for clip in seen}
-    rows = [row for row, clip in enumerate(train) if clip.clip_id in ids]
-    lessons = lesson.lessons
-    log_probs = {head: values[rows] for head, values in lessons.log_probs.items()}
-    return Lessons(log_probs, lessons.present[rows], lessons.digest)
+    return lesson.lessons.take([row for row, clip in enumerate(train) if clip.clip_id in ids])
 
 
 def _told(student: Student, lesson: Mixed | None) -> dict[str, Any]:
     """The settled numbers, for student.json."""
-    if lesson is None or not isinstance(student.method, KD):
+    if lesson is None or not isinstance(student.method, Taught):
         return {}
     return {
         "temperature": student.method.temperature,
@@ -157,9 +155,10 @@ def _settle(
     """The student with every `auto` replaced by what did best on validation in a short training.
 
     γ of data-set weights needs no training and is left to `mixed`. λ_KD and λ_GT add up to one; λ_KD = 0 is
-    the baseline, tried once whatever τ, so that a harmful lesson can be refused.
+    the baseline, tried once whatever τ, so that a harmful lesson can be refused. τ and γ are those of the trial
+    with the likeliest actions; then every head takes the λ_KD under which it was likeliest itself.
     """
-    if bank is None or not isinstance(student.method, KD):
+    if bank is None or not isinstance(student.method, Taught):
         return student
     trials = list(_trials(student, learner))
     if len(trials) == 1:
@@ -167,28 +166,54 @@ def _settle(
     training = learner.training.model_copy(update={"epochs": learner.params.search.epochs})
     if training.warmup_epochs >= training.epochs:
         training = training.model_copy(update={"warmup_epochs": training.epochs - 1})
-    best: tuple[float, Student] | None = None
+    found: list[tuple[Student, dict[str, dict[str, float]]]] = []
     for trial in trials:
         tried = replace(learner, method=trial.method)
         lesson = _lesson(learner, trial, bank, train, validation)
         network, _ = tried.train(seen, _of(lesson, train, seen), seed, 0, training)
-        _, found = tried.finish([network])
-        loss = found["action"]["nll"]
-        print(
-            f"auto {learner.name}: {_described(trial)} → validation NLL {loss:.4f}, top1 {found['action']['top1']:.3f}"
-        )
-        if best is None or loss < best[0]:
-            best = loss, trial
-    assert best is not None
-    print(f"auto {learner.name}: chosen {_described(best[1])}")
-    return best[1]
+        _, figures = tried.finish([network])
+        told = ", ".join(f"{head} {values['nll']:.4f}" for head, values in figures.items())
+        print(f"auto {learner.name}: {_described(trial)} → validation NLL {told}")
+        found.append((trial, figures))
+    best, _ = min(found, key=lambda pair: pair[1]["action"]["nll"])
+    if student.method.distillation_weight == "auto":
+        best = _with_shares(best, _shares(best, found, learner.params.class_counts))
+    print(f"auto {learner.name}: chosen {_described(best)}")
+    return best
+
+
+def _shares(
+    best: Student, found: list[tuple[Student, dict[str, dict[str, float]]]], heads: Iterable[str]
+) -> dict[str, float]:
+    """For every head the λ_KD under which it was likeliest, among the trials with τ and γ of the best one."""
+    alike = [
+        (trial.method.distillation_weight, figures)
+        for trial, figures in found
+        if isinstance(trial.method, Taught)
+        and (trial.method.distillation_weight == 0 or _tuned(trial) == _tuned(best))
+    ]
+    return {head: min(alike, key=lambda pair: pair[1][head]["nll"])[0] for head in heads}  # type: ignore[misc]
+
+
+def _tuned(student: Student) -> tuple[Any, Any]:
+    assert isinstance(student.method, Taught)
+    assert student.ensemble is not None
+    return student.method.temperature, student.ensemble.weights_temperature
+
+
+def _with_shares(student: Student, shares: dict[str, float]) -> Student:
+    update = {
+        "distillation_weight": shares,
+        "ground_truth_weight": {head: 1 - share for head, share in shares.items()},
+    }
+    return student.model_copy(update={"method": student.method.model_copy(update=update)})
 
 
 def _described(student: Student) -> str:
-    assert isinstance(student.method, KD)
+    assert isinstance(student.method, Taught)
     assert student.ensemble is not None
     return (
-        f"λ {student.method.distillation_weight:g}, τ {student.method.temperature:g}, "
+        f"λ {student.method.distillation_weight}, τ {student.method.temperature:g}, "
         f"γ {student.ensemble.weights_temperature}"
     )
 
@@ -196,7 +221,7 @@ def _described(student: Student) -> str:
 def _trials(student: Student, learner: Learner) -> Any:
     """Every student that `auto` may stand for, each once."""
     method, search = student.method, learner.params.search
-    assert isinstance(method, KD)
+    assert isinstance(method, Taught)
     assert student.ensemble is not None
     shares = (
         search.distillation_weight if method.distillation_weight == "auto" else [method.distillation_weight]

@@ -1,17 +1,16 @@
 """What trained networks say of clips."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-from models.network import Logits
 from tasks.batches import batches, chunks, present
 from tasks.clips import Clip
 from tasks.networks import Committee
 from tasks.settings import settings
 from tasks.shards import Shards
-from tasks.views import evaluation_views, training_view
+from tasks.views import View, evaluation_views, training_view
 
 
 def device() -> torch.device:
@@ -53,20 +52,46 @@ def view_logits(
 
 
 def training_view_logits(
-    committee: Committee, shards: Shards, clips: Sequence[Clip], seed: int, batch: int = 32
+    committee: Committee,
+    shards: Shards,
+    clips: Sequence[Clip],
+    seed: int,
+    batch: int = 32,
+    moments: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Logits of the training views that the epochs of a training with `seed` cycle through.
+
+    Args:
+        committee, shards, clips, batch: as for `view_logits`.
+        seed: of the training.
+        moments: (clips, views.per_clip, views.frames, width of the backbone), to be filled with the features that
+            the first network of the committee has of every moment; where the modality shows several a frame, with
+            their mean.
 
     Returns:
         as `view_logits`, with `views.per_clip` views.
     """
     views = committee.spec.views
     return _logits(
-        committee, shards, clips, views.per_clip, lambda clip, n: training_view(clip, views, seed, n), batch
+        committee,
+        shards,
+        clips,
+        views.per_clip,
+        lambda clip, n: training_view(clip, views, seed, n),
+        batch,
+        moments,
     )
 
 
-def _logits(committee: Committee, shards: Shards, clips: Sequence[Clip], count: int, view, batch: int):  # type: ignore[no-untyped-def]
+def _logits(
+    committee: Committee,
+    shards: Shards,
+    clips: Sequence[Clip],
+    count: int,
+    view: Callable[[Clip, int], View],
+    batch: int,
+    moments: np.ndarray | None = None,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     spec, there = committee.spec, device()
     committee.to(there)
     seen = present(spec.modality_params, shards, clips)
@@ -77,7 +102,10 @@ def _logits(committee: Committee, shards: Shards, clips: Sequence[Clip], count: 
     for rendered in batches(
         spec.modality_params, shards, clips, spec.views.size, chunks(places, batch), view
     ):
-        logits: Logits = committee.logits(rendered.inputs.to(there))
-        for head, values in logits.items():
+        output = committee.output(rendered.inputs.to(there))
+        for head, values in output.logits.items():
             filled[head][rendered.rows, rendered.numbers] = values.float().cpu().numpy()
+        if moments is not None:
+            of_frames = output.moments.float().unflatten(1, (spec.views.frames, -1)).mean(2)
+            moments[rendered.rows, rendered.numbers] = of_frames.cpu().numpy()
     return filled, seen

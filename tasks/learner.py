@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 import models.distill.method
 import models.heads
@@ -25,7 +26,7 @@ import tasks.training
 import tasks.views
 from models.calibration import ece, fit_temperature
 from models.distill import Method
-from models.distill.method import Lesson, Losses
+from models.distill.method import Hint, HintShape, Lesson, Losses
 from models.metrics import score, score_action
 from models.network import Network, Output, count_parameters, gmacs
 from tasks.atomic import code_digest, digest, file_digest, new_file
@@ -46,18 +47,61 @@ CURVE_COLUMNS = ("seed", "member", "epoch", "learning_rate", "train_loss", "val_
 
 
 @dataclass(frozen=True)
+class Hints:
+    """What one teacher made of every moment of every training view.
+
+    Attributes:
+        moments: float16 (clips, views, frames, width), each network's brought to mean 0 and deviation 1.
+        member: int64 (clips,), the network that spoke.
+        present: bool (clips,), whether the teacher saw the clip.
+    """
+
+    moments: np.ndarray
+    member: np.ndarray
+    present: np.ndarray
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Hints":
+        """Those of some clips."""
+        return Hints(self.moments[rows], self.member[rows], self.present[rows])
+
+    def of(self, rows: np.ndarray, numbers: np.ndarray, there: torch.device) -> Hint:
+        """Those of views `numbers` of clips `rows`, on a device."""
+        moments = self.moments[rows, numbers % self.moments.shape[1]]
+        return Hint(
+            torch.from_numpy(moments).to(there).float(),
+            torch.from_numpy(self.member[rows]).to(there),
+            torch.from_numpy(self.present[rows]).to(there),
+        )
+
+
+@dataclass(frozen=True)
 class Lessons:
     """What a student is told beside the labels, for every view of every training clip.
 
     Attributes:
         log_probs: head → float32 (clips, views, classes), mixed and calibrated.
         present: bool (clips,), whether any teacher saw the clip.
+        hints: of each teacher that gives them.
         digest: names the content.
     """
 
     log_probs: dict[str, np.ndarray]
     present: np.ndarray
+    hints: dict[str, Hints]
     digest: str
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Lessons":
+        """Those of some clips, in that order."""
+        log_probs = {head: values[rows] for head, values in self.log_probs.items()}
+        hints = {name: hint.take(rows) for name, hint in self.hints.items()}
+        return Lessons(log_probs, self.present[rows], hints, self.digest)
+
+    def hint_shapes(self) -> dict[str, HintShape]:
+        """Sizes of each teacher's hints."""
+        return {
+            name: HintShape(int(hint.member.max()) + 1, hint.moments.shape[-1])
+            for name, hint in self.hints.items()
+        }
 
     def of(self, batch: Batch) -> Lesson:
         """The lesson of a batch, on its device."""
@@ -69,6 +113,7 @@ class Lessons:
                 for head, values in self.log_probs.items()
             },
             torch.from_numpy(self.present[rows]).to(there),
+            {name: hint.of(rows, numbers, there) for name, hint in self.hints.items()},
         )
 
 
@@ -138,10 +183,11 @@ class Learner:
             truth = {
                 head: values[batch.rows.cpu()].to(batch.inputs.device) for head, values in labels.items()
             }
-            return self.method.loss(output, lessons.of(batch) if lessons else None, truth)
+            return self.method.loss(output, lessons.of(batch) if lessons else None, truth, companion)
 
         torch.manual_seed(int(np.random.SeedSequence([seed, member, 1]).generate_state(1)[0]))
         network = self.spec.new_network()
+        companion = self._companion(network, lessons)
         tags = {"item": self.name, "seed": str(seed), "member": str(member), "method": self.method.kind}
         described = {
             "training": training.model_dump(),
@@ -171,6 +217,7 @@ class Learner:
                     clips=len(clips),
                     batches=functools.partial(self._batches, clips, seed),
                     objective=objective,
+                    companion=companion,
                     validate=self.validate,
                     checkpoint=checkpoint,
                     log=lambda figures: run.log(
@@ -179,6 +226,15 @@ class Learner:
                 ),
             )
             return network, history
+
+    def _companion(self, network: Network, lessons: Lessons | None) -> nn.Module:
+        try:
+            return self.method.companion(
+                network.backbone.width,  # type: ignore[arg-type]
+                lessons.hint_shapes() if lessons else {},
+            )
+        except ValueError as error:
+            raise UserError(f"{self.name}: {error}", file=self.workspace.params) from None
 
     def _key(
         self, clips: list[Clip], lessons: Lessons | None, seed: int, member: int, training: Training

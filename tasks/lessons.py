@@ -83,11 +83,17 @@ def mixed(
         mean_weights[head] = dict(zip(names, share[seen].mean(0).tolist(), strict=True))
         chosen[head] = gamma
     heard = present.any(1).numpy()
+    hints = {name: bank[name].hints for name in names}
+    given = {name: hint for name, hint in hints.items() if hint is not None}
     content = hashlib.sha256(heard.tobytes())
+    for name, hint in given.items():
+        content.update(name.encode())
+        for array in (hint.moments, hint.member, hint.present):
+            content.update(np.ascontiguousarray(array).data)
     for head, values in log_probs.items():
         content.update(head.encode())
         content.update(np.ascontiguousarray(values).data)
-    return Mixed(Lessons(log_probs, heard, content.hexdigest()), mean_weights, chosen, temperatures)
+    return Mixed(Lessons(log_probs, heard, given, content.hexdigest()), mean_weights, chosen, temperatures)
 
 
 @dataclass(frozen=True)

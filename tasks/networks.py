@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.backbones import Backbone
 from models.calibration import apply
-from models.network import Logits, Network, build
+from models.network import Logits, Network, Output, build
 from tasks.atomic import write_text
 from tasks.errors import UserError
 from tasks.modalities import AnyModality
@@ -74,11 +74,24 @@ class Committee:
         self.members = [member.eval() for member in members]
         self.temperature = dict(temperature)
 
-    @torch.inference_mode()
     def logits(self, inputs: Tensor) -> Logits:
         """The members' mean logits of a batch (batch, frames, …), not calibrated."""
-        outputs = [member(inputs).logits for member in self.members]
-        return {head: torch.stack([output[head] for output in outputs]).mean(0) for head in self.spec.heads}
+        return self.output(inputs).logits
+
+    @torch.inference_mode()
+    def output(self, inputs: Tensor) -> Output:
+        """The members' mean logits of a batch (batch, frames, …), not calibrated, beside the first one's features."""
+        outputs = [member(inputs) for member in self.members]
+        return outputs[0]._replace(
+            logits={
+                head: torch.stack([output.logits[head] for output in outputs]).mean(0)
+                for head in self.spec.heads
+            }
+        )
+
+    def alone(self, member: int) -> "Committee":
+        """One of its networks, as a committee of its own."""
+        return Committee(self.spec, [self.members[member]], self.temperature)
 
     def calibrated(self, logits: Logits) -> Logits:
         """Logits divided by the shipped temperature of their head; average views before."""

@@ -80,6 +80,10 @@ class Teacher(Section):
         "training clips are out-of-fold; the teacher is their mean. 1: one network on all training clips, "
         "whose teachings on them are what it memorised (as in the paper)."
     )
+    hints: bool = Field(
+        description="Teachings keep the features of every moment too, for method hints: 2 bytes × clips × views × "
+        "frames × width of the backbone."
+    )
     backbone: Backbone
     training: Training
 
@@ -186,8 +190,10 @@ class Params(Section):
         for name, student in self.students.items():
             for teacher_name in student.ensemble.teachers if student.ensemble else []:
                 _known(f"students.{name}.ensemble.teachers", teacher_name, self.teachers)
-            for head in student.method.head_weights or {}:
-                _known(f"students.{name}.method.head_weights", head, self.data.heads)
+            for field in ("head_weights", "distillation_weight", "ground_truth_weight"):
+                weights = getattr(student.method, field, None)
+                for head in weights if isinstance(weights, dict) else {}:
+                    _known(f"students.{name}.method.{field}", head, self.data.heads)
         if self.register_.student != "auto":
             _known("register.student", self.register_.student, self.students)
         _known("register.head", self.register_.head, [*self.data.heads, "action"])

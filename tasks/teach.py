@@ -19,7 +19,7 @@ from tasks.clips import Clip, label_indices, read_clips
 from tasks.errors import UserError
 from tasks.inference import training_view_logits, view_logits
 from tasks.layout import Workspace
-from tasks.learner import Learner
+from tasks.learner import Hints, Learner
 from tasks.networks import Committee
 from tasks.params import Params
 from tasks.train_teacher import fold_of, teacher_learner
@@ -34,18 +34,22 @@ class Teachings:
         train_present: bool (clips,): the clip has the teacher's modality.
         val: head → float32 (clips, classes), one test view of every validation clip.
         val_present: bool (clips,).
+        hints: what the networks made of every moment of the training views, where params ask for it.
     """
 
     train: dict[str, np.ndarray]
     train_present: np.ndarray
     val: dict[str, np.ndarray]
     val_present: np.ndarray
+    hints: Hints | None
 
     def save(self, file: Path) -> None:
         """Write to one safetensors file."""
         tensors = {f"train/{head}": values for head, values in self.train.items()}
         tensors |= {f"val/{head}": values for head, values in self.val.items()}
         tensors |= {"train_present": self.train_present, "val_present": self.val_present}
+        if self.hints is not None:
+            tensors |= {"hints_moments": self.hints.moments, "hints_member": self.hints.member}
         file.write_bytes(save(tensors))
 
     @classmethod
@@ -59,7 +63,11 @@ class Teachings:
                 name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)
             }
 
-        return cls(part("train"), tensors["train_present"], part("val"), tensors["val_present"])
+        present = tensors["train_present"]
+        hints = None
+        if "hints_moments" in tensors:
+            hints = Hints(tensors["hints_moments"], tensors["hints_member"], present)
+        return cls(part("train"), present, part("val"), tensors["val_present"], hints)
 
 
 def run(params: Params, workspace: Workspace, item: str | None) -> None:
@@ -84,7 +92,7 @@ def teach(
     Out-of-fold predictions get a temperature of their own, fitted on themselves: a single network is calibrated
     otherwise than the committee's mean.
     """
-    out_of_fold, seen = _out_of_fold(learner, committee, train, seed)
+    out_of_fold, seen, hints = _out_of_fold(learner, committee, train, seed)
     labels = label_indices(train, learner.params.data.heads)
     cross_fitted = len(committee.members) > 1
     calibrated = {}
@@ -97,26 +105,41 @@ def teach(
         calibrated[head] = values / np.float32(temperature)
     said, heard = view_logits(committee, learner.shards, validation, 1, 1)
     val = {head: values[:, 0] / np.float32(committee.temperature[head]) for head, values in said.items()}
-    return Teachings(calibrated, seen, val, heard)
+    return Teachings(calibrated, seen, val, heard, hints)
 
 
 def _out_of_fold(
     learner: Learner, committee: Committee, clips: list[Clip], seed: int
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Raw logits of every training view by the member that did not learn from the clip, and who was seen."""
-    assigned = np.array(fold_of(learner, clips))
-    if len(committee.members) == 1:
-        return training_view_logits(committee, learner.shards, clips, seed)
-    filled: dict[str, np.ndarray] = {}
+) -> tuple[dict[str, np.ndarray], np.ndarray, Hints | None]:
+    """Raw logits of every training view by the member that did not learn from the clip, who was seen, and hints."""
+    member = np.array(fold_of(learner, clips))
+    views = committee.spec.views
+    logits = {
+        head: np.zeros((len(clips), views.per_clip, len(classes)), np.float32)
+        for head, classes in committee.spec.heads.items()
+    }
     seen = np.zeros(len(clips), bool)
-    for fold, member in enumerate(committee.members):
-        rows = np.flatnonzero(assigned == fold)
-        alone = Committee(committee.spec, [member], committee.temperature)
-        logits, there = training_view_logits(alone, learner.shards, [clips[row] for row in rows], seed)
+    wanted = learner.params.teachers[learner.name].hints
+    width = int(committee.members[0].backbone.width) if wanted else 0  # type: ignore[arg-type]
+    moments = np.zeros((len(clips), views.per_clip, views.frames, width), np.float16)
+    for fold in range(len(committee.members)):
+        rows = np.flatnonzero(member == fold)
+        own = np.zeros((len(rows), *moments.shape[1:]), np.float32) if wanted else None
+        said, there = training_view_logits(
+            committee.alone(fold), learner.shards, [clips[row] for row in rows], seed, moments=own
+        )
         seen[rows] = there
-        for head, values in logits.items():
-            filled.setdefault(head, np.zeros((len(clips), *values.shape[1:]), np.float32))[rows] = values
-    return filled, seen
+        for head, values in said.items():
+            logits[head][rows] = values
+        if own is not None:
+            moments[rows[there]] = _standardised(own[there])
+    return logits, seen, Hints(moments, member, seen) if wanted else None
+
+
+def _standardised(moments: np.ndarray) -> np.ndarray:
+    """Every feature (…, width) to mean 0 and deviation 1; one that never changes to 0."""
+    flat = moments.reshape(-1, moments.shape[-1])
+    return (moments - flat.mean(0)) / (flat.std(0) + np.float32(1e-6))
 
 
 def load_bank(

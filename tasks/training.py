@@ -16,6 +16,7 @@ import numpy as np
 import timm.optim
 import torch
 from timm.utils import ModelEmaV3
+from torch import nn
 
 from models.distill.method import Losses
 from models.network import Network, Output
@@ -41,6 +42,7 @@ class Course:
         clips: how many clips an epoch shows.
         batches: renders the batches of (row, view number) pairs it is given.
         objective: loss of what the network says of a batch.
+        companion: layers that the objective trains beside the network; thrown away after.
         validate: figures of the network as it stands, prefixed `val_`.
         checkpoint: file that outlives a killed run; named by everything the training depends on.
         log: told of every epoch, those that a killed run had done before among them.
@@ -52,6 +54,7 @@ class Course:
     clips: int
     batches: Callable[[Sequence[Sequence[tuple[int, int]]]], Iterable[Batch]]
     objective: Callable[[Output, Batch], Losses]
+    companion: nn.Module
     validate: Callable[[Network], dict[str, float]]
     checkpoint: Path
     log: Callable[[Epoch], None]
@@ -68,11 +71,11 @@ def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
         UserError: a loss that is not a number; nothing that was done before is lost.
     """
     training, there = course.training, device()
-    network.to(there)
-    groups = timm.optim.param_groups_weight_decay(network, training.weight_decay)
+    trained = nn.ModuleList([network, course.companion]).to(there)
+    groups = timm.optim.param_groups_weight_decay(trained, training.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=training.learning_rate)
     average = ModelEmaV3(network, decay=training.ema) if training.ema else None
-    history = _resume(course.checkpoint, network, optimizer, average)
+    history = _resume(course.checkpoint, trained, optimizer, average)
     steps = max(1, course.clips // training.batch)
     with Progress(course.title, training.epochs, "epochs") as progress:
         progress.advance(len(history))
@@ -80,12 +83,12 @@ def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
             course.log(past)
         for epoch in range(len(history), training.epochs):
             begin = time.monotonic()
-            losses = _one_epoch(network, optimizer, average, course, epoch, steps)
+            losses = _one_epoch(trained, optimizer, average, course, epoch, steps)
             kept = average.module if average is not None else network
             rate = training.learning_rate * rate_factor(training, (epoch + 1) * steps - 1, steps)
             figures = {"epoch": epoch, "learning_rate": rate} | losses | course.validate(kept.eval())
             history.append(figures | {"seconds": time.monotonic() - begin})
-            _save(course.checkpoint, network, optimizer, average, history)
+            _save(course.checkpoint, trained, optimizer, average, history)
             course.log(history[-1])
             progress.advance(
                 note=f"loss {figures['train_loss']:.3f}, val top1 {figures.get('val_top1', math.nan):.3f}"
@@ -95,7 +98,7 @@ def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
 
 
 def _one_epoch(
-    network: Network,
+    trained: nn.ModuleList,
     optimizer: torch.optim.Optimizer,
     average: ModelEmaV3 | None,
     course: Course,
@@ -105,7 +108,7 @@ def _one_epoch(
     """Show every clip once; the mean losses as `train_loss` and `train_<part>`."""
     training, there = course.training, device()
     torch.manual_seed(_mixed(course.seed, epoch))
-    network.train()
+    network = trained.train()[0]
     totals: dict[str, float] = {}
     shown = 0
     places = epoch_places(course.clips, training.batch, course.seed, epoch)
@@ -119,7 +122,7 @@ def _one_epoch(
         _refuse_no_number("loss", losses.total, course, epoch, number)
         optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), training.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), training.clip_norm)
         _refuse_no_number("gradient", norm, course, epoch, number)
         optimizer.step()
         if average is not None:
@@ -167,13 +170,13 @@ def _mixed(seed: int, epoch: int) -> int:
 
 def _save(
     file: Path,
-    network: Network,
+    trained: nn.ModuleList,
     optimizer: torch.optim.Optimizer,
     average: ModelEmaV3 | None,
     history: list[Epoch],
 ) -> None:
     state = {
-        "network": network.state_dict(),
+        "trained": trained.state_dict(),
         "optimizer": optimizer.state_dict(),
         "average": average.module.state_dict() if average is not None else None,
         "history": history,
@@ -189,13 +192,13 @@ def _save(
 
 
 def _resume(
-    file: Path, network: Network, optimizer: torch.optim.Optimizer, average: ModelEmaV3 | None
+    file: Path, trained: nn.ModuleList, optimizer: torch.optim.Optimizer, average: ModelEmaV3 | None
 ) -> list[Epoch]:
     """Take up where a killed run stopped; the history so far, empty if there was none."""
     if not file.exists():
         return []
     state = torch.load(file, map_location=device(), weights_only=True)
-    network.load_state_dict(state["network"])
+    trained.load_state_dict(state["trained"])
     optimizer.load_state_dict(state["optimizer"])
     if average is not None:
         average.module.load_state_dict(state["average"])

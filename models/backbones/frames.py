@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 import timm
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
@@ -89,13 +90,18 @@ class FrameNetwork(nn.Module):
     def __init__(self, image: nn.Module, kind: Temporal, normalisation: Normalise) -> None:
         super().__init__()
         self.width: int = image.head_hidden_size  # type: ignore[assignment]
-        self.image = image
+        # Pixel by pixel in memory: forward and backward of a small network take 0.7 times as long on a CPU.
+        self.image = image.to(memory_format=torch.channels_last)
         self.kind: Temporal = kind
         self.temporal = temporal.build(kind, self.width)
         self.normalisation = normalisation
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Embed clips (batch, frames, channels, height, width) as features (batch, self.width)."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed clips (batch, frames, channels, height, width).
+
+        Returns:
+            features of the clips (batch, self.width) and of their moments (batch, frames, self.width).
+        """
         batch, frames = x.shape[:2]
         if self.normalisation == "weights":
             config: Mapping[str, Any] = self.image.pretrained_cfg  # type: ignore[assignment]
@@ -104,8 +110,8 @@ class FrameNetwork(nn.Module):
         elif self.normalisation != "none":
             x = standardise(x, by_frame=self.normalisation == "frame")
         pictures = temporal.see(self.kind, x).flatten(0, 1)
-        features = self.image(pictures)
-        return self.temporal(features.unflatten(0, (batch, frames)))
+        moments = self.image(pictures).unflatten(0, (batch, frames))
+        return self.temporal(moments), moments
 
     def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
         """Take over the weights of a timm checkpoint, its first convolution fitted to the input's channels.

@@ -77,12 +77,15 @@ class LayoutNetwork(nn.Module):
         self.dropout = nn.Dropout(sizes.dropout)
         self.temporal = _transformer(sizes, sizes.temporal_layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Embed clips of boxes as features (batch, self.width).
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed clips of boxes.
 
         Args:
             x: (batch, frames, boxes, 8); boxes of category 0 are padding and change nothing. Frames may
                 have no box at all, and the boxes of a frame no order.
+
+        Returns:
+            features of the clips (batch, self.width) and of their moments (batch, frames, self.width).
 
         Raises:
             ValueError: the clip has more frames than `max_frames`.
@@ -90,7 +93,8 @@ class LayoutNetwork(nn.Module):
         frames = x.shape[1]
         if frames > len(self.positions):
             raise ValueError(f"a clip of {frames} frames, but stlt has max_frames {len(self.positions)}")
-        return self._read_clip(self._read_frames(x) + self.positions[:frames])
+        moments = self._read_frames(x)
+        return self._read_clip(moments + self.positions[:frames]), moments
 
     def _read_frames(self, x: Tensor) -> Tensor:
         """Embed the boxes of every frame, (batch, frames, boxes, 8) to (batch, frames, width)."""

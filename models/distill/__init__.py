@@ -4,11 +4,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from models.distill.hints import Hints
 from models.distill.kd import KD
 from models.distill.supervised import Supervised
 
 Method = Annotated[
     Supervised  # labels alone
-    | KD,  # the teachers' mixed prediction, and labels
+    | KD  # the teachers' mixed prediction, and labels
+    | Hints,  # the teachers' features of every moment, their mixed prediction, and labels
     Field(discriminator="kind"),
 ]

@@ -5,11 +5,11 @@ It knows nothing of networks, optimisers or where teachings come from.
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models.network import Logits, Output
@@ -18,16 +18,39 @@ Labels = dict[str, Tensor]
 """Class of each label head, (batch,), int64."""
 
 
+class Hint(NamedTuple):
+    """What one teacher made of every moment of a batch's views, before it put them together to a clip.
+
+    Attributes:
+        moments: (batch, frames, width), features brought to mean 0 and deviation 1.
+        member: (batch,), int64: which of the teacher's networks spoke; each has a language of its own.
+        present: (batch,), bool: the teacher saw this clip.
+    """
+
+    moments: Tensor
+    member: Tensor
+    present: Tensor
+
+
 class Lesson(NamedTuple):
     """What the teachers say of a batch's clips in this view.
 
     Attributes:
         log_probs: (batch, classes) for each head, mixed and calibrated, at temperature 1.
         present: (batch,), bool: at least one teacher saw this clip. Other rows of `log_probs` mean nothing.
+        hints: of each teacher that gives them.
     """
 
     log_probs: Logits
     present: Tensor
+    hints: dict[str, Hint]
+
+
+class HintShape(NamedTuple):
+    """Sizes of one teacher's hints: its networks, and the width of their features."""
+
+    members: int
+    width: int
 
 
 class Losses(NamedTuple):
@@ -35,11 +58,15 @@ class Losses(NamedTuple):
 
     Attributes:
         total: scalar to minimise.
-        parts: scalars without gradient, for curves.
+        parts: scalars without gradient, for curves; their sum is the total.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
+
+
+Weight = NonNegativeFloat | dict[str, NonNegativeFloat]
+"""Weight of a loss, the same for all heads or one for each."""
 
 
 class Method(BaseModel):
@@ -47,18 +74,75 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def companion(self, width: int, hints: Mapping[str, HintShape]) -> nn.Module:
+        """Return layers that are trained beside the student and thrown away after; most methods have none.
+
+        Args:
+            width: of the student's features.
+            hints: of each teacher that gives them.
+        """
+        return nn.Module()
+
     @abstractmethod
-    def loss(self, student: Output, lesson: Lesson | None, labels: Labels) -> Losses:
+    def loss(self, student: Output, lesson: Lesson | None, labels: Labels, companion: nn.Module) -> Losses:
         """Return the loss of a batch, in float32 or wider whatever precision the network runs in.
 
         Args:
             student: output of the network in training.
             lesson: the teachers' word on the same views, for methods that listen to teachers.
             labels: the truth.
+            companion: what `companion` gave for this training.
 
         Raises:
             ValueError: heads or shapes disagree, or the lesson is missing.
         """
+
+
+class Taught(Method):
+    """What all methods share that learn from the teachers' mixed prediction and from labels.
+
+    Each head has its own weights, because teachers may know one label better than the student ever could from
+    RGB, and another worse.
+
+    Attributes:
+        temperature: τ, softens teacher and student alike; "auto" is settled on validation before training.
+        distillation_weight: λ_KD of all heads or of each; "auto" is settled likewise, for each.
+        ground_truth_weight: λ_GT of all heads or of each.
+        head_weights: ω of each head, on the labels' loss only; None weighs all heads 1.
+    """
+
+    temperature: PositiveFloat | Literal["auto"]
+    distillation_weight: Weight | Literal["auto"]
+    ground_truth_weight: Weight
+    head_weights: dict[str, NonNegativeFloat] | None
+
+    def mixed_loss(self, student: Output, lesson: Lesson | None, labels: Labels) -> Losses:
+        """Return mean_a λ_KD^a τ² KL(p̄^a ‖ p_S^a) + λ_GT^a ω_a CE^a; clips without a teacher have only the second.
+
+        Raises:
+            ValueError: no lesson, heads or shapes disagree, or a value is still "auto".
+        """
+        if self.temperature == "auto" or self.distillation_weight == "auto":
+            raise ValueError("temperature and distillation_weight must be numbers before a training")
+        if lesson is None:
+            raise ValueError("a lesson is needed: name the teachers whose teachings are to be used")
+        heads = student.logits
+        taught = _of_each_head(self.distillation_weight, heads, "distillation_weight")
+        told = _of_each_head(self.ground_truth_weight, heads, "ground_truth_weight")
+        if self.head_weights is not None:
+            refuse_other_heads(heads, self.head_weights, "head_weights")
+            told = {head: weight * self.head_weights[head] for head, weight in told.items()}
+        distilled = distillation(heads, lesson, self.temperature, taught)
+        truth = ground_truth(heads, labels, told)
+        parts = {"distillation": distilled.detach(), "ground_truth": truth.detach()}
+        return Losses(distilled + truth, parts)
+
+
+def _of_each_head(weight: Weight, heads: Logits, what: str) -> dict[str, float]:
+    if not isinstance(weight, dict):
+        return dict.fromkeys(heads, weight)
+    refuse_other_heads(heads, weight, what)
+    return weight
 
 
 def ground_truth(logits: Logits, labels: Labels, head_weights: Mapping[str, float] | None) -> Tensor:
@@ -80,6 +164,45 @@ def ground_truth(logits: Logits, labels: Labels, head_weights: Mapping[str, floa
         for head, values in logits.items()
     ]
     return torch.stack(losses).mean()
+
+
+def distillation(
+    logits: Logits, lesson: Lesson, temperature: float, head_weights: Mapping[str, float] | None = None
+) -> Tensor:
+    """Return mean_a λ_a τ² KL(softmax(log p̄^a / τ) ‖ softmax(z^a / τ)), averaged over the batch.
+
+    Clips without a teacher count as zero and stay in the average: a clip weighs the same in every batch.
+
+    Args:
+        logits: (batch, classes) of each head of the student.
+        lesson: of the same clips and heads.
+        temperature: τ above 0.
+        head_weights: λ of each head; None weighs all 1.
+
+    Raises:
+        ValueError: heads or shapes disagree.
+    """
+    refuse_other_heads(logits, lesson.log_probs, "the lesson")
+    losses = [
+        (head_weights[head] if head_weights else 1.0)
+        * _divergence(lesson.log_probs[head], values, lesson.present, temperature, head)
+        for head, values in logits.items()
+    ]
+    return torch.stack(losses).mean()
+
+
+def _divergence(teacher: Tensor, student: Tensor, present: Tensor, temperature: float, head: str) -> Tensor:
+    if student.shape != teacher.shape or present.shape != student.shape[:1]:  # broadcasting would hide it
+        raise ValueError(
+            f"head {head}: student logits {tuple(student.shape)}, teacher {tuple(teacher.shape)} and "
+            f"present {tuple(present.shape)} disagree"
+        )
+    # Rows without a teacher may hold anything, even NaN, which would survive a multiplication by zero.
+    teacher = torch.where(present[:, None], widen(teacher), 0)
+    log_p = (teacher / temperature).log_softmax(dim=-1)
+    log_q = (widen(student) / temperature).log_softmax(dim=-1)
+    divergence = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    return temperature**2 * torch.where(present, divergence, 0).mean()
 
 
 def refuse_other_heads(logits: Logits, other: Mapping[str, object], what: str) -> None:

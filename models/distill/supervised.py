@@ -3,6 +3,7 @@
 from typing import Literal
 
 from pydantic import NonNegativeFloat
+from torch import nn
 
 from models.distill.method import Labels, Lesson, Losses, Method, ground_truth
 from models.network import Output
@@ -18,7 +19,7 @@ class Supervised(Method):
     kind: Literal["supervised"]
     head_weights: dict[str, NonNegativeFloat] | None
 
-    def loss(self, student: Output, lesson: Lesson | None, labels: Labels) -> Losses:
+    def loss(self, student: Output, lesson: Lesson | None, labels: Labels, companion: nn.Module) -> Losses:
         """Return the mean over heads of weighted cross-entropy; a lesson is not listened to."""
         total = ground_truth(student.logits, labels, self.head_weights)
         return Losses(total, {"ground_truth": total.detach()})

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.calibration import ece
 from models.distill.kd import KD
@@ -54,15 +54,21 @@ def test_distillation_losses(case: dict[str, Any]):
     golden = GOLDEN["distillation_loss"]
     numbers_of_case = ("temperature", "distillation_weight", "ground_truth_weight", "head_weights")
     method = KD(kind="kd", **{name: case[name] for name in numbers_of_case})
-    student = Output(torch.zeros(0), by_head(golden["student"]))
+    student = Output(torch.zeros(0), torch.zeros(0), by_head(golden["student"]))
     teachings = {head: logits.log_softmax(-1) for head, logits in by_head(golden["teacher"]).items()}
     labels = {head: values.long() for head, values in by_head(golden["labels"]).items()}
     clips = len(labels["verb"])
 
-    losses = method.loss(student, Lesson(teachings, torch.ones(clips, dtype=torch.bool)), labels)
+    losses = method.loss(
+        student, Lesson(teachings, torch.ones(clips, dtype=torch.bool), {}), labels, nn.Module()
+    )
 
-    assert losses.parts["distillation"].item() == pytest.approx(case["distillation_loss"], abs=1e-6)
-    assert losses.parts["ground_truth"].item() == pytest.approx(case["ground_truth_loss"], abs=1e-6)
+    assert losses.parts["distillation"].item() == pytest.approx(
+        case["distillation_weight"] * case["distillation_loss"], abs=1e-6
+    )
+    assert losses.parts["ground_truth"].item() == pytest.approx(
+        case["ground_truth_weight"] * case["ground_truth_loss"], abs=1e-6
+    )
     assert losses.total.item() == pytest.approx(case["total"], abs=1e-6)
 
 

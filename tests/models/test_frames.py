@@ -32,7 +32,7 @@ def test_the_mean_alone_is_blind_to_the_order_of_frames(kind, ordered):
     network = PLAIN.model_copy(update={"temporal": kind}).build(3).eval()
     x = torch.randn(1, 5, 3, 32, 32)
     shuffled = x[:, [2, 0, 4, 1, 3]]
-    assert torch.allclose(network(x), network(shuffled), atol=1e-5) != ordered
+    assert torch.allclose(network(x)[0], network(shuffled)[0], atol=1e-5) != ordered
 
 
 def test_neighbours_are_stacked_in_time_and_repeated_at_the_ends():
@@ -127,6 +127,6 @@ def test_the_weights_own_mean_and_deviation_are_for_rgb():
     config = network.image.pretrained_cfg
     x = torch.rand(1, 2, 3, 32, 32)
     mean, deviation = (torch.tensor(config[name])[:, None, None] for name in ("mean", "std"))
-    assert torch.allclose(network(x), plain((x - mean) / deviation), atol=1e-5)
+    assert torch.allclose(network(x)[0], plain((x - mean) / deviation)[0], atol=1e-5)
     with pytest.raises(ValueError, match="weights is for rgb"):
         PLAIN.model_copy(update={"normalise": "weights"}).build(2)

@@ -92,8 +92,14 @@ PARAMS: dict[str, Any] = {
         },
     },
     "teachers": {
-        "rgb": {"modality": "rgb", "folds": 1, "backbone": FRAMES, "training": TRAINING},
-        "detections": {"modality": "detections", "folds": 2, "backbone": STLT, "training": TRAINING},
+        "rgb": {"modality": "rgb", "folds": 1, "hints": False, "backbone": FRAMES, "training": TRAINING},
+        "detections": {
+            "modality": "detections",
+            "folds": 2,
+            "hints": False,
+            "backbone": STLT,
+            "training": TRAINING,
+        },
     },
     "students": {
         name: {

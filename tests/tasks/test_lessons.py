@@ -18,7 +18,7 @@ def teacher(sureness, present=(True,) * 4, views=2):
     train = np.zeros((4, views, 3), np.float32)
     train[np.arange(4), :, LABELS["action"]] = sureness
     val = np.eye(3, dtype=np.float32) * sureness
-    return Teachings({"action": train}, np.array(present), {"action": val}, np.ones(3, bool))
+    return Teachings({"action": train}, np.array(present), {"action": val}, np.ones(3, bool), None)
 
 
 def mix(bank, weights="per_sample", gamma=1e9, space="probs", views="same", held_out=True):

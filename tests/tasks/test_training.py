@@ -52,7 +52,7 @@ def course(checkpoint, training=TRAINING, kill_after=None, spoil=False, told=Non
             yield Batch(inputs[rows], rows, torch.tensor([number for _, number in place]))
 
     def objective(output, batch):
-        losses = method.loss(output, None, {"action": labels[batch.rows]})
+        losses = method.loss(output, None, {"action": labels[batch.rows]}, torch.nn.Module())
         return losses._replace(total=losses.total * float("nan")) if spoil else losses
 
     def log(figures):
@@ -66,7 +66,9 @@ def course(checkpoint, training=TRAINING, kill_after=None, spoil=False, told=Non
             top1 = (network(inputs).logits["action"].argmax(-1) == labels).float().mean()
         return {"val_loss": 0.0, "val_top1": float(top1)}
 
-    return Course("test", training, 3, CLIPS, batches, objective, validate, checkpoint, log)
+    return Course(
+        "test", training, 3, CLIPS, batches, objective, torch.nn.Module(), validate, checkpoint, log
+    )
 
 
 def fresh():
