@@ -161,6 +161,7 @@ class Learner:
             tags | {"resumed": str(checkpoint.exists())},
             data,
             self.params.data.name,
+            checkpoint.stem,
         ) as run:
             network, history = fit(
                 network,
