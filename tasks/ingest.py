@@ -214,7 +214,7 @@ def _probed(
             else:
                 usable.append(fitted)
         detections = _detections_digest(video, reader, raw, rejected)
-        videos[video] = _video(video, sha256, files[video].stat().st_size, found, detections)
+        videos[video] = found.video(video, files[video].stat().st_size, sha256, detections)
     order = {clip.clip_id: place for place, clip in enumerate(clips)}
     return videos, sorted(usable, key=lambda clip: order[clip.clip_id])
 
@@ -297,24 +297,6 @@ def _detections_digest(video: str, reader: Dataset, raw: Path, rejected: list[Re
         rejected.append(Rejected("", video, name, error.row or 1, reason))
         return ""
     return file_digest(path)
-
-
-def _video(video: str, sha256: str, size_bytes: int, probe: Probe, detections_sha256: str) -> Video:
-    return Video(
-        video=video,
-        sha256=sha256,
-        size_bytes=size_bytes,
-        codec=probe.codec,
-        width=probe.width,
-        height=probe.height,
-        rotation=probe.rotation,
-        rate_hz=probe.rate_hz,
-        duration_s=probe.duration_s,
-        reader=probe.reader,
-        audio_rate_hz=probe.audio_rate_hz,
-        detections=bool(detections_sha256),
-        detections_sha256=detections_sha256,
-    )
 
 
 def _split(clips: Sequence[AnnotatedClip], data: Data) -> list[Clip]:

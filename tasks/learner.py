@@ -207,6 +207,7 @@ class Learner:
             tags | {"resumed": str(checkpoint.exists())},
             data,
             self.params.data.name,
+            checkpoint.stem,
         ) as run:
             network, history = fit(
                 network,

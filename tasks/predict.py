@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from tasks.atomic import file_digest
-from tasks.clips import Clip, Video
+from tasks.clips import Clip
 from tasks.errors import InfrastructureError, UserError
 from tasks.inference import device
 from tasks.layout import Workspace
@@ -141,21 +141,7 @@ def _look(path: Path, spec: Spec, span: Span | None, prober: Prober) -> tuple[Cl
     prober.probe(
         path, view.times_s
     )  # so that a frame which kills its decoder kills another process than this
-    video = Video(
-        video=str(path),
-        sha256="",
-        size_bytes=path.stat().st_size,
-        codec=found.codec,
-        width=found.width,
-        height=found.height,
-        rotation=found.rotation,
-        rate_hz=found.rate_hz,
-        duration_s=found.duration_s,
-        reader=found.reader,
-        audio_rate_hz=found.audio_rate_hz,
-        detections=False,
-        detections_sha256="",
-    )
+    video = found.video(str(path), path.stat().st_size, sha256="", detections_sha256="")
     rows = rows_of(spec.modality_params, RawVideo(path, path, video), view.times_s)  # type: ignore[arg-type]
     rendered = spec.modality_params.render(rows, view, spec.views.size)
     return clip, torch.from_numpy(rendered)[None]

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from tasks.clips import Video
 from tasks.stores.video import (
     SILENCE,
     PyAv,
@@ -76,6 +77,31 @@ class Probe:
     def truncated(self) -> bool:
         """Whether the file lacks more than two frames of what its header promises."""
         return self.promised_s > self.duration_s + 2 * self.frame_s
+
+    def video(self, name: str, size_bytes: int, sha256: str, detections_sha256: str) -> Video:
+        """The index's entry for the probed file.
+
+        Args:
+            name: of the video.
+            size_bytes: of its file.
+            sha256: of its file; empty where the entry goes into no index.
+            detections_sha256: of its detections; empty where there are none.
+        """
+        return Video(
+            video=name,
+            sha256=sha256,
+            size_bytes=size_bytes,
+            codec=self.codec,
+            width=self.width,
+            height=self.height,
+            rotation=self.rotation,
+            rate_hz=self.rate_hz,
+            duration_s=self.duration_s,
+            reader=self.reader,
+            audio_rate_hz=self.audio_rate_hz,
+            detections=bool(detections_sha256),
+            detections_sha256=detections_sha256,
+        )
 
 
 class Prober:

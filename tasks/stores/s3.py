@@ -1,6 +1,7 @@
 """Fetching a folder from S3 or whatever speaks its protocol (set AWS_ENDPOINT_URL), safely and resumably."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +21,8 @@ if TYPE_CHECKING:
 
 LOG = ".understudy-downloads.jsonl"
 """In the target folder: one line an object that has arrived whole."""
-_CONFIG = Config(
-    retries={"max_attempts": 8, "mode": "standard"},
-    connect_timeout=10,
-    read_timeout=60,
-    user_agent_extra="understudy",
-)
+_ATTEMPTS = 9
+"""A fetch of hours must outlive half a minute's outage; botocore's own three attempts end within seconds."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +48,11 @@ def download(uri: str, folder: Path, progress: Callable[[int, int], None]) -> li
 
     Raises:
         UserError: no such bucket or prefix, no access, or keys that must not become paths.
-        InfrastructureError: the endpoint cannot be reached, after retries.
+        InfrastructureError: the endpoint cannot be reached, after AWS_MAX_ATTEMPTS attempts.
     """
     bucket, prefix = _parse(uri)
     try:
-        client = boto3.client("s3", config=_CONFIG)
+        client = boto3.client("s3", config=_config())
         remotes = _listed(client, bucket, prefix, uri)
         return _fetch(client, bucket, remotes, folder, progress)
     except (NoCredentialsError, ProfileNotFound):
@@ -68,6 +65,17 @@ def download(uri: str, folder: Path, progress: Callable[[int, int], None]) -> li
         raise _explained(error, uri) from None
     except (BotoCoreError, boto3.exceptions.Boto3Error) as error:
         raise InfrastructureError(f"{uri} cannot be fetched: {error}") from None
+
+
+def _config() -> Config:
+    # botocore lets a Config override the variable, so that our default has to look for it.
+    attempts = int(os.environ.get("AWS_MAX_ATTEMPTS") or _ATTEMPTS)
+    return Config(
+        retries={"total_max_attempts": attempts, "mode": "standard"},
+        connect_timeout=10,
+        read_timeout=60,
+        user_agent_extra="understudy",
+    )
 
 
 def _parse(uri: str) -> tuple[str, str]:

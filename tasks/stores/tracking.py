@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 SYSTEM_METRICS_INTERVAL_S = 5
 _MODEL_URI = re.compile(r"models:/(?P<name>[\w-]+)(@(?P<alias>[\w-]+)|/(?P<version>\d+))")
+_TRAINING_TAG = "training"
 _RETRY_AFTER_S = 60.0
 _LONGEST_PARAM = 6000
 _PARAMS_A_BATCH = 100
@@ -206,6 +207,7 @@ class Run:
             self.id = mlflow_client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
             self._client = mlflow_client
             self._describe(params, data)
+            self._end_killed(experiment_id, tags[_TRAINING_TAG])
         except Exception as error:
             self._warn(error)
 
@@ -220,6 +222,17 @@ class Run:
         dataset = Dataset(name, digest, source_type="dvc", source=json.dumps({"path": "data/index"}))
         context = [InputTag("mlflow.data.context", "training")]
         self._client.log_inputs(self.id, datasets=[DatasetInput(dataset, tags=context)])
+
+    def _end_killed(self, experiment_id: str, training: str) -> None:
+        """Mark other runs of this training that seem to run as killed: after a SIGKILL nobody else would.
+
+        One that does run, in another clone that shares the server, says at its end how it ended.
+        """
+        assert self._client is not None
+        running = f"tags.{_TRAINING_TAG} = '{training}' and attributes.status = 'RUNNING'"
+        for left in self._client.search_runs([experiment_id], running):
+            if left.info.run_id != self.id:
+                self._client.set_terminated(left.info.run_id, "KILLED")
 
     def _send_pending(self) -> None:
         assert self._client is not None
@@ -256,8 +269,11 @@ def run(
     tags: Mapping[str, str],
     data_digest: str,
     data_name: str,
+    training: str,
 ) -> Iterator[Run]:
-    """Open an MLflow run for one training or evaluation, and close it as finished, failed or killed.
+    """Open an MLflow run for one training, and close it as finished, failed or killed.
+
+    Earlier runs of the same training that a SIGKILL left open are closed as killed, too.
 
     Args:
         name: the run's name in the UI, for example "distill@student seed 0".
@@ -267,9 +283,16 @@ def run(
         data_digest: names the content of the data, at most 36 characters, so that the UI compares runs on the
             same data.
         data_name: params' data.name; names the experiment and the data set.
+        training: names everything that the training depends on; becomes a tag.
     """
     commit = git_commit(workspace)
-    all_tags = {"stage": stage, "data_digest": data_digest, "git_commit": commit, **tags}
+    all_tags = {
+        "stage": stage,
+        "data_digest": data_digest,
+        "git_commit": commit,
+        _TRAINING_TAG: training,
+        **tags,
+    }
     all_tags["mlflow.source.name"] = f"python -m tasks {stage}"
     all_tags["mlflow.source.git.commit"] = commit.removesuffix("-dirty")
     opened = Run()

@@ -24,9 +24,9 @@ def workspace(store, monkeypatch):
     return Workspace(store)
 
 
-def open_run(workspace, params=None, tags=None):
+def open_run(workspace, params=None, tags=None, training="one"):
     return tracking.run(
-        workspace, "distill@student seed 0", "distill", params or {}, tags or {}, DIGEST, "kitchen"
+        workspace, "distill@student seed 0", "distill", params or {}, tags or {}, DIGEST, "kitchen", training
     )
 
 
@@ -77,6 +77,33 @@ def test_a_stage_that_fails_says_so(workspace, error, status):
     with pytest.raises(error), open_run(workspace) as run:
         raise error
     assert stored(workspace, run.id).info.status == status
+
+
+def test_a_killed_training_is_told_of_by_its_continuation(workspace):
+    """SIGKILL leaves two runs open; the next run of one of the trainings closes that one."""
+    program = textwrap.dedent("""
+        import os, signal, sys
+        from pathlib import Path
+        from tasks.layout import Workspace
+        from tasks.stores import tracking
+
+        def opened(training):
+            return tracking.run(
+                Workspace(Path(sys.argv[1])), "n", "distill", {}, {}, "d", "kitchen", training
+            )
+
+        with opened("killed") as killed, opened("other") as other:
+            print(killed.id, other.id, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    command = [sys.executable, "-c", program, str(workspace.root)]
+    killed, other = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.split()
+    assert stored(workspace, killed).info.status == "RUNNING"
+    with open_run(workspace, training="killed") as run:
+        assert stored(workspace, killed).info.status == "KILLED"
+        assert stored(workspace, run.id).info.status == "RUNNING"
+    assert stored(workspace, run.id).info.status == "FINISHED"
+    assert stored(workspace, other).info.status == "RUNNING"
 
 
 def test_an_unreachable_server_costs_one_warning(workspace, monkeypatch, tmp_path):
@@ -131,12 +158,16 @@ def test_two_processes_may_create_the_store_at_once(tmp_path, monkeypatch):
         from tasks.layout import Workspace
         from tasks.stores import tracking
 
-        with tracking.run(Workspace(Path(sys.argv[1])), "n", "distill", {}, {}, "d", "kitchen") as run:
+        workspace, training = Workspace(Path(sys.argv[1])), sys.argv[2]
+        with tracking.run(workspace, "n", "distill", {}, {}, "d", "kitchen", training) as run:
             run.log({"a": 1.0}, step=0)
         print(run.id)
     """)
     command = [sys.executable, "-W", "error:MLflow failed", "-c", program, str(tmp_path)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    processes = [
+        subprocess.Popen([*command, training], stdout=subprocess.PIPE, text=True)
+        for training in ("one", "another")
+    ]
     ids = [process.communicate(timeout=120)[0].strip() for process in processes]
     assert all(process.returncode == 0 for process in processes)
     assert len(set(ids)) == 2

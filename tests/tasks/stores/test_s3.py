@@ -1,12 +1,13 @@
 """Fetching from a real S3 endpoint on loopback: resumable, whole files only, no path outside the folder."""
 
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 
 import boto3
 import pytest
-from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
 from tasks.errors import InfrastructureError, UserError
@@ -132,8 +133,28 @@ def test_what_is_no_address(uri: str, tmp_path: Path):
 
 def test_an_endpoint_that_is_down_is_no_fault_of_the_user(bucket, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("tasks.stores.s3._CONFIG", Config(retries={"max_attempts": 1}))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(InfrastructureError, match="cannot be fetched") as caught:
         fetch(bucket, tmp_path)
-    monkeypatch.undo()
     assert "hush-hush" not in str(caught.value)
+
+
+def test_a_busy_endpoint_is_asked_as_often_as_aws_max_attempts_says(bucket, tmp_path: Path, monkeypatch):
+    asked: list[str] = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(503)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Busy) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+        with pytest.raises(InfrastructureError, match="503"):
+            fetch(bucket, tmp_path)
+        server.shutdown()
+    assert len(asked) == 2
