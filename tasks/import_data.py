@@ -210,6 +210,7 @@ def written_params(text: str, current: params.Params, found: Summary) -> tuple[s
     data["slices"] = _list(found.slices)
     _drop_absent(document, current, found, notes)
     _fit_folds(document, found, notes)
+    _fit_head_weights(document, found, notes)
     if document["register"]["head"] not in (*found.heads, "action"):
         document["register"]["head"] = "action"
     stream = StringIO()
@@ -268,6 +269,24 @@ def _fit_folds(document: Any, found: Summary, notes: list[str]) -> None:
             notes.append(
                 f"the teacher {name} gets {teacher['folds']} fold(s), as many as there are training groups"
             )
+
+
+def _fit_head_weights(document: Any, found: Summary, notes: list[str]) -> None:
+    """What was weighed head by head is measured anew where the heads are others."""
+    for name, student in document["students"].items():
+        method = student["method"]
+        fields = ("head_weights", "distillation_weight", "ground_truth_weight")
+        stale = [
+            field
+            for field in fields
+            if isinstance(method.get(field), dict) and method[field].keys() != found.heads.keys()
+        ]
+        for field in stale:
+            method[field] = {"head_weights": None, "distillation_weight": "auto", "ground_truth_weight": 0.5}[
+                field
+            ]
+        if "distillation_weight" in stale:
+            notes.append(f"the student {name} now settles distillation_weight on validation (auto)")
 
 
 def _refuse_to_lose(workspace: Workspace) -> None:

@@ -91,6 +91,7 @@ def test_comments_and_the_other_numbers_stay(clone: Workspace, source: Path):
     assert old["views"] == new["views"]
     heard = old["students"]["student"]["ensemble"]
     heard["teachers"] = [name for name in heard["teachers"] if name in new["teachers"]]
+    old["students"]["student"]["method"] |= {"distillation_weight": "auto", "ground_truth_weight": 0.5}  # other heads
     assert old["students"] == new["students"]
 
 
@@ -131,6 +132,17 @@ def test_folds_follow_the_groups(clone: Workspace, raw_folder):
     text, notes = rewritten(clone, source)
     assert {teacher.folds for teacher in params.parse(text, clone.params).teachers.values()} == {2}
     assert any("2 fold(s)" in note for note in notes)
+
+
+def test_weights_of_other_heads_are_settled_anew(clone: Workspace, source: Path):
+    assert params.load(clone.params).students["student"].method.distillation_weight == {
+        "verb": 0.5,
+        "noun": 0.0,
+    }
+    text, notes = rewritten(clone, source)
+    method = params.parse(text, clone.params).students["student"].method
+    assert (method.distillation_weight, method.ground_truth_weight) == ("auto", 0.5)
+    assert any("distillation_weight on validation" in note for note in notes)
 
 
 def test_no_sound_at_all_drops_audio(clone: Workspace, source: Path, films):
