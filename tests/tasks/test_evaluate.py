@@ -120,6 +120,14 @@ PARAMS: dict[str, Any] = {
     "evaluate": {"clips": [1, 2, 3], "crops": [1, 3], "bins": 15, "bootstrap": 50},
     "register": {"student": "auto", "head": "action"},
 }
+CHOSEN = {
+    "temperature": 1.0,
+    "distillation_weight": {"verb": 0.5, "noun": 0.0},
+    "ground_truth_weight": 1.0,
+    "weights_temperature": {"verb": 0.2, "noun": 1},
+    "mix_temperature": {"verb": 0.4, "noun": 0.6},
+    "teacher_weights": {"verb": {"rgb": 1.0}, "noun": {"rgb": 1.0}},
+}
 BOXLESS = "test-2"
 """The clip without detections."""
 
@@ -179,7 +187,7 @@ def save_model(folder: Path, params: Params, name: str, modality: str, backbone:
         "params_count": 1000,
         "gmacs": 0.5,
         "validation": {str(seed): figures for seed in params.seeds},
-        "chosen": {str(seed): {} for seed in params.seeds},
+        "chosen": {str(seed): CHOSEN if role == "student" else {} for seed in params.seeds},
         "runs": {},
     }
     write_json(folder / ("teacher.json" if role == "teacher" else "student.json"), about)
@@ -289,6 +297,12 @@ def test_a_teacher_guesses_class_shares_where_it_is_blind(workspace: Workspace, 
     assert blind["prob_true"].tolist() == [0.5, 0.5]  # 3 + 1 of 6 + 2 training clips
     assert [row["clips_seen"] for row in comparison["rows"]] == [6, 5, 6, 6, 6, 6]
     assert "detections on 1 of 6 test clips" in (workspace.reports / "index.html").read_text()
+
+
+def test_the_page_tells_what_was_settled_head_by_head(workspace: Workspace):
+    page = (workspace.reports / "index.html").read_text()
+    assert "<td>verb 0.5, noun 0</td><td>1</td>" in page
+    assert "<td>verb 0.2, noun 1</td>" in page
 
 
 def test_a_blind_teacher_has_no_say_in_the_ensemble(workspace: Workspace):

@@ -91,7 +91,10 @@ def test_comments_and_the_other_numbers_stay(clone: Workspace, source: Path):
     assert old["views"] == new["views"]
     heard = old["students"]["student"]["ensemble"]
     heard["teachers"] = [name for name in heard["teachers"] if name in new["teachers"]]
-    old["students"]["student"]["method"] |= {"distillation_weight": "auto", "ground_truth_weight": 0.5}  # other heads
+    old["students"]["student"]["method"] |= {
+        "distillation_weight": "auto",
+        "ground_truth_weight": 0.5,
+    }  # other heads
     assert old["students"] == new["students"]
 
 
