@@ -273,18 +273,15 @@ def _fit_folds(document: Any, found: Summary, notes: list[str]) -> None:
 
 def _fit_head_weights(document: Any, found: Summary, notes: list[str]) -> None:
     """What was weighed head by head is measured anew where the heads are others."""
+    unmeasured = {"head_weights": None, "distillation_weight": "auto", "ground_truth_weight": 0.5}
     for name, student in document["students"].items():
         method = student["method"]
-        fields = ("head_weights", "distillation_weight", "ground_truth_weight")
-        stale = [
-            field
-            for field in fields
-            if isinstance(method.get(field), dict) and method[field].keys() != found.heads.keys()
-        ]
-        for field in stale:
-            method[field] = {"head_weights": None, "distillation_weight": "auto", "ground_truth_weight": 0.5}[
-                field
-            ]
+        stale = {
+            weight
+            for weight in unmeasured
+            if isinstance(method.get(weight), dict) and method[weight].keys() != found.heads.keys()
+        }
+        method.update({weight: unmeasured[weight] for weight in stale})
         if "distillation_weight" in stale:
             notes.append(f"the student {name} now settles distillation_weight on validation (auto)")
 
