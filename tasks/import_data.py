@@ -254,6 +254,12 @@ def _drop_absent(document: Any, current: params.Params, found: Summary, notes: l
             student["learns_from"] = lesson
             heard.extend(document["teachers"])
             notes.append(f"the student {name} now learns from all teachers")
+        if student["method"]["kind"] == "hints" and not any(
+            document["teachers"][teacher]["hints"] for teacher in heard
+        ):
+            for teacher in heard:
+                document["teachers"][teacher]["hints"] = True
+            notes.append(f"the student {name} now has hints of all its teachers")
     kinds = {modality.kind for modality in current.modalities.values()}
     notes.extend(
         f"some videos have {kind}, but params.yaml names no such modality"

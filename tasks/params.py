@@ -190,6 +190,11 @@ class Params(Section):
         for name, student in self.students.items():
             for teacher_name in student.ensemble.teachers if student.ensemble else []:
                 _known(f"students.{name}.ensemble.teachers", teacher_name, self.teachers)
+            heard = student.ensemble.teachers if student.ensemble else []
+            if student.method.kind == "hints" and not any(self.teachers[teacher].hints for teacher in heard):
+                raise ValueError(
+                    f"students.{name}: method hints needs `hints: true` for one of its teachers ({', '.join(heard)})"
+                )
             for field in ("head_weights", "distillation_weight", "ground_truth_weight"):
                 weights = getattr(student.method, field, None)
                 for head in weights if isinstance(weights, dict) else {}:

@@ -148,6 +148,18 @@ def test_weights_of_other_heads_are_settled_anew(clone: Workspace, source: Path)
     assert any("distillation_weight on validation" in note for note in notes)
 
 
+def test_hints_outlive_the_teacher_that_gave_them(clone: Workspace, source: Path):
+    values = yaml.safe_load(clone.params.read_text())
+    values["teachers"]["detections"]["hints"] = True  # and the source has none
+    values["students"]["student"]["method"] |= {"kind": "hints", "hint_weight": 1.0}
+    clone.params.write_text(yaml.safe_dump(values))
+    text, notes = rewritten(clone, source)
+    teachers = params.parse(text, clone.params).teachers
+    assert "detections" not in teachers
+    assert all(teacher.hints for teacher in teachers.values())
+    assert any("hints of all its teachers" in note for note in notes)
+
+
 def test_no_sound_at_all_drops_audio(clone: Workspace, source: Path, films):
     for video in (source / "videos").iterdir():
         films.write(video, films.grey(10))

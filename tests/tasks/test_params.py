@@ -107,3 +107,12 @@ def test_a_student_of_teachers_needs_a_mix():
 def test_no_params_says_where_to_run(tmp_path):
     with pytest.raises(UserError, match="inside a clone"):
         load(tmp_path / "params.yaml")
+
+
+def test_hints_need_a_teacher_that_gives_them():
+    document = yaml.safe_load(TEXT)
+    document["students"]["student"]["method"] |= {"kind": "hints", "hint_weight": 1.0}
+    with pytest.raises(UserError, match=r"students.student: method hints needs `hints: true`"):
+        parse(yaml.safe_dump(document), FILE)
+    document["teachers"]["flow"]["hints"] = True
+    assert parse(yaml.safe_dump(document), FILE).students["student"].method.kind == "hints"
