@@ -8,10 +8,8 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-import timm
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from models import temporal
@@ -63,6 +61,8 @@ class Frames(BaseModel):
         return FrameNetwork(self._image_network(seen), self.temporal, self.normalise)
 
     def _image_network(self, channels: int) -> nn.Module:
+        import timm  # takes seconds, and whoever reads params.yaml imports this module
+
         if not timm.is_model(self.name):
             close = ", ".join(get_close_matches(self.name, timm.list_models()))
             raise ValueError(f"timm has no model {self.name!r}" + (f"; near it: {close}" if close else ""))
@@ -122,6 +122,8 @@ class FrameNetwork(nn.Module):
         Raises:
             ValueError: a tensor is missing, unknown or of another shape: the file is for another model.
         """
+        from timm.models import adapt_input_conv
+
         config: Mapping[str, Any] = self.image.pretrained_cfg  # type: ignore[assignment]
         own = self.image.state_dict()
         weights = {name: value for name, value in state.items() if not _within(name, config["classifier"])}

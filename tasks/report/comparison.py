@@ -12,8 +12,9 @@ import numpy as np
 
 from models.metrics import bootstrap_ci, bootstrap_difference
 from tasks.params import Evaluate
+from tasks.report import ACTION
 from tasks.report.ece_interval import ece_per_seed, resampled_ece
-from tasks.report.predictions import ACTION, HeadScores, Model, Prediction, TestSplit, score_head
+from tasks.report.predictions import HeadScores, Model, Prediction, TestSplit, score_head
 
 MEANS = ("top1", "top5", "nll", "brier", "nll_scaled", "brier_scaled")
 CALIBRATION = {"ece": "confidence", "ece_scaled": "confidence_scaled"}

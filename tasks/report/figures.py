@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from tasks.report import ACTION
 from tasks.report.drawing import FAINT, FURTHER_COLOURS, INK, ROLE_COLOURS, STYLE, Drawing, gridlines, panels
-from tasks.report.predictions import ACTION
 from tasks.report.tables import Tables
 
 MOST_CLASSES = 40

@@ -7,9 +7,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from tasks.report import ACTION
 from tasks.report.drawing import Drawing
 from tasks.report.figures import colours
-from tasks.report.predictions import ACTION
 from tasks.report.table import further_heads, with_spread
 from tasks.report.verdict import verdict
 

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from models.metrics import Scores, score_action
 from models.network import Logits
+from tasks.report import ACTION
 
 Role = Literal["teacher", "ensemble", "baseline", "student"]
-ACTION = "action"
-"""The head that is right when all heads are. A head of that name stands for itself."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from tasks.report.predictions import ACTION
+from tasks.report import ACTION
 
 _STYLES = {"student": "bold", "baseline": "", "teacher": "dim", "ensemble": "dim"}
 _WIDE = 110

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.report.predictions import ACTION
+from tasks.report import ACTION
 
 Row = Mapping[str, Any]
 
