@@ -34,7 +34,7 @@ demo: data
 	@echo
 	@echo "Look at   reports/index.html        the comparison with pictures"
 	@echo "          reports/data/index.html   the data"
-	@echo "Try       $(BIN)/understudy predict data/raw/videos/P01_1.mp4 --start 0.2 --stop 2.6"
+	@echo "Try       $(BIN)/understudy predict data/raw/videos/P13_1.mp4 --start 2.2 --stop 4.5"
 	@echo "          $(BIN)/understudy import YOUR_FOLDER   (README: your own data)"
 	@echo "          $(BIN)/mlflow ui --backend-store-uri sqlite:///.understudy/mlflow.db"
 

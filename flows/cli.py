@@ -155,7 +155,7 @@ def predict(
     if as_json:
         _print_json([vars(prediction) for prediction in found])
     else:
-        _console().print(_predictions_table(found))
+        _show_predictions(found, _console())
     if any(prediction.error for prediction in found):
         raise typer.Exit(2)
 
@@ -267,7 +267,8 @@ def _plan_table(todo: "Plan") -> Any:
     return table
 
 
-def _predictions_table(found: "list[Prediction]") -> Any:
+def _show_predictions(found: "list[Prediction]", console: "Console") -> None:
+    """A table of what was recognised; below it, where lines may be long, what cannot be read."""
     from rich.table import Table
     from rich.text import Text
 
@@ -275,17 +276,19 @@ def _predictions_table(found: "list[Prediction]") -> Any:
     table.add_column("video", overflow="fold")
     table.add_column("seconds", no_wrap=True)
     for head in next((list(p.heads) for p in found if p.heads), []):
-        table.add_column(head, no_wrap=True)
+        table.add_column(head, overflow="fold")
     for prediction in found:
-        name = Text(prediction.video)
+        if not prediction.error:
+            lines = [
+                "\n".join(f"{p:5.1%} {label}" for label, p in ranked) for ranked in prediction.heads.values()
+            ]
+            span = f"{prediction.start_s:.2f}-{prediction.stop_s:.2f}"
+            table.add_row(Text(prediction.video), span, *map(Text, lines))
+    if table.rows:
+        console.print(table)
+    for prediction in found:
         if prediction.error:
-            table.add_row(name, "", Text(prediction.error, "red"))
-            continue
-        lines = [
-            "\n".join(f"{p:5.1%} {label}" for label, p in ranked) for ranked in prediction.heads.values()
-        ]
-        table.add_row(name, f"{prediction.start_s:.2f}-{prediction.stop_s:.2f}", *map(Text, lines))
-    return table
+            console.print(Text(f"{prediction.video}: {prediction.error}", "red"), soft_wrap=True)
 
 
 def _span(start: float | None, stop: float | None) -> tuple[float, float] | None:

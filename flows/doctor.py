@@ -288,5 +288,8 @@ def _mlflow(clone: Clone) -> str:
 def _disk(clone: Clone) -> str:
     free = shutil.disk_usage(clone.root).free
     if free < ENOUGH_DISK:
-        raise Trouble(f"{free / 2**30:.1f} GiB free", "free some: dvc gc --workspace, or remove .understudy")
+        raise Trouble(
+            f"{free / 2**30:.1f} GiB free",
+            f"free some: dvc gc --workspace, or remove trainings, shards and probes in {clone.work}",
+        )
     return f"{free / 2**30:.0f} GiB free"

@@ -1,5 +1,6 @@
 """That the release is in the MLflow registry of this machine, whoever made it."""
 
+import re
 import subprocess
 import sys
 
@@ -24,6 +25,9 @@ def ensure_registered(clone: Clone) -> str:
         check=False,
     )
     if done.returncode:
-        words = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise InfrastructureError("the release is not in the MLflow registry: " + "".join(words))
+        said = (done.stderr or done.stdout).strip()
+        # what MLflow logs may stand before the message; without one, a traceback ends in the cause
+        message = re.search(r"^error: (.*)", said, re.MULTILINE | re.DOTALL)
+        cause = message[1] if message else said.rpartition("\n")[2]
+        raise InfrastructureError(f"the release is not in the MLflow registry: {cause}")
     return done.stdout.strip().rpartition("\n")[2]

@@ -47,6 +47,12 @@ _PAGE = """<!doctype html>
 {% for split, part in summary.splits.items() %}
 <tr><td>{{ split }}</td><td class="n">{{ part.clips }}</td><td class="n">{{ part.groups }}</td></tr>
 {% endfor %}</table>
+<h2>Quarantine</h2>
+{% if rejected %}<table><tr><th>clip</th><th>video</th><th>file</th><th>row</th><th>reason</th></tr>
+{% for line in rejected %}<tr><td>{{ line.clip_id }}</td><td>{{ line.video }}</td><td>{{ line.file }}</td>
+<td class="n">{{ line.row }}</td><td>{{ line.reason }}</td></tr>{% endfor %}</table>
+{% if more_rejected %}<p>and {{ more_rejected }} more, see quarantine.csv</p>{% endif %}
+{% else %}<p>Nothing had to be left out.</p>{% endif %}
 {% for title, picture in charts %}<h2>{{ title }}</h2>{{ picture }}{% endfor %}
 <h2>Videos</h2>
 <table><tr><th>what</th><th>found (number of videos)</th></tr>
@@ -60,12 +66,6 @@ _PAGE = """<!doctype html>
 {% for caption, source in pictures %}
 <figure><img alt="" src="{{ source }}"><figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}
-<h2>Quarantine</h2>
-{% if rejected %}<table><tr><th>clip</th><th>video</th><th>file</th><th>row</th><th>reason</th></tr>
-{% for line in rejected %}<tr><td>{{ line.clip_id }}</td><td>{{ line.video }}</td><td>{{ line.file }}</td>
-<td class="n">{{ line.row }}</td><td>{{ line.reason }}</td></tr>{% endfor %}</table>
-{% if more_rejected %}<p>and {{ more_rejected }} more, see quarantine.csv</p>{% endif %}
-{% else %}<p>Nothing had to be left out.</p>{% endif %}
 </body></html>
 """
 

@@ -71,6 +71,13 @@ def load(model: str, workspace: Workspace = _HERE) -> Committee:
         InfrastructureError: the registry cannot be reached.
     """
     if not model.startswith("models:"):
+        if not Path(model, "spec.json").is_file():
+            raise UserError(
+                "is no trained student",
+                file=model,
+                remedy="--model takes a folder as artifacts/release (`dvc repro` or `dvc pull` brings it), "
+                "or models:/NAME@ALIAS or models:/NAME/VERSION",
+            )
         return Committee.load(Path(model))
     with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
         return Committee.load(_download(model, workspace, Path(folder)))
@@ -126,13 +133,21 @@ def _look(path: Path, spec: Spec, span: Span | None, prober: Prober) -> tuple[Cl
     """The stretch of the video and its test view, (1, frames, channels, size, size).
 
     Raises:
-        VideoError: the file is missing or too large, cannot be decoded, or ends before the span does.
+        VideoError: the file is missing or too large, cannot be decoded, ends before the span does, or is
+            truncated and no span says that the rest will do.
     """
+    if path.is_dir():
+        raise VideoError(f"is a folder; name its files, as {path}/*.mp4")
     if not path.is_file():
         raise VideoError("there is no such file")
     if path.stat().st_size > settings().max_video_bytes:
         raise VideoError(f"is larger than {settings().max_video_bytes} bytes (UNDERSTUDY_MAX_VIDEO_BYTES)")
     found = prober.probe(path, ())
+    if span is None and found.truncated:
+        raise VideoError(
+            f"is truncated: it promises {found.promised_s:.3f} s and holds {found.duration_s:.3f} s; "
+            "give a start and a stop to look at what there is"
+        )
     start_s, stop_s = span or (0.0, found.duration_s)
     if stop_s > found.duration_s + found.frame_s:
         raise VideoError(f"ends at {found.duration_s:.2f} s, before the span {start_s:g}..{stop_s:g} s does")

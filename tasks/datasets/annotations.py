@@ -118,7 +118,9 @@ def seconds(text: str, column: str, file: Path, row: int) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or "_" in text:
-        raise UserError(f"{column} is {text!r}, not a number of seconds", file=file, row=row)
+        raise UserError(
+            f"{column} is {text!r}, not a number", file=file, row=row, remedy="write seconds, as 12.5"
+        )
     return value
 
 

@@ -25,7 +25,10 @@ class Folder(Dataset):
     def heads(self, raw: Path) -> dict[str, list[str]]:
         """`action`, or `verb` and `noun`; classes in sorted order, numbers by value."""
         file = raw / "annotations.csv"
-        names = next((names for names in _HEADS if set(names) <= set(header_of(file))), None)
+        header = header_of(file)
+        if len(header) == 1:
+            raise UserError("one column found", file=file, row=1, remedy="separate columns with commas")
+        names = next((names for names in _HEADS if set(names) <= set(header)), None)
         if names is None:
             raise UserError(
                 "has no label column",

@@ -73,10 +73,10 @@ def _context(own: Row, rows: list[Row]) -> str:
         return ""
     best = max(teachers, key=lambda row: row["heads"][ACTION]["top1"])
     text = f"The best teacher alone, {best['name']}, reaches {_percent(best)}"
-    mixes = [row for row in rows if row["role"] == "ensemble"]
-    if not mixes:
+    # by name: the better of the mixes would be a choice made on test
+    mix = next((row for row in rows if row["name"] == "ensemble"), None)
+    if mix is None:
         return text + "."
-    mix = max(mixes, key=lambda row: row["heads"][ACTION]["top1"])
     cost = f", at {mix['gmacs'] / own['gmacs']:.1f} × the student's multiply-adds" if own["gmacs"] else ""
     return f"{text}; all teachers together ({_modalities(mix)}) {_percent(mix)}{cost}."
 

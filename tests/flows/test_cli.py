@@ -1,5 +1,6 @@
 """The command, in processes of its own: help, exit codes, messages, and what a SIGKILL leaves behind."""
 
+import io
 import json
 import os
 import random
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
+from flows.cli import _show_predictions
 from flows.clone import Clone
+from tasks.predict import Prediction
 
 COMMAND = [sys.executable, "-m", "flows.cli"]
 HEAVY = ("torch", "prefect", "mlflow", "dvc", "pandas", "cv2")
@@ -106,6 +110,23 @@ def test_compare_shows_two_files_side_by_side(understudy, tmp_path: Path):
         "not a comparison"
         in understudy("compare", str(tmp_path / "old.json"), str(tmp_path / "new.json")).stderr
     )
+
+
+def test_predictions_fit_80_columns_and_errors_stay_whole():
+    heads = {"verb": [("wash", 0.7), ("take", 0.2)], "noun": [("cup", 0.9), ("tin", 0.1)]}
+    long, broken = "/a/folder/" + "deep/" * 20 + "long.mp4", "/a/folder/" + "deep/" * 20 + "broken.mp4"
+    found = [
+        Prediction("kitchen.mp4", 0, 1.5, heads),
+        Prediction(broken, error="is truncated: it promises 28.792 s and holds 1.400 s"),
+        Prediction(long, 0, 1.5, heads),
+    ]
+    console = Console(width=80, record=True, file=io.StringIO())
+    _show_predictions(found, console)
+    *table, error = console.export_text().splitlines()
+    assert any(line.startswith("kitchen.mp4 ") and "70.0% wash" in line for line in table)
+    assert max(map(len, table)) <= 80
+    assert "…" not in "".join(table)
+    assert error == f"{broken}: is truncated: it promises 28.792 s and holds 1.400 s"
 
 
 def test_killed_at_random_moments_the_next_run_ends_with_the_same_result(

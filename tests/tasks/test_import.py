@@ -224,6 +224,18 @@ def test_verb_noun_and_slices(clone: Workspace, raw_folder):
             ),
             "has no label column",
         ),
+        (
+            lambda raw: (raw / "annotations.csv").write_text(
+                "clip_id;video;start_s;stop_s;action\na;v0.mp4;0;1;cut\n"
+            ),
+            "one column found\n.*separate columns with commas",
+        ),
+        (
+            lambda raw: (raw / "annotations.csv").write_text(
+                "clip_id,video,start_s,stop_s,action\na,v0.mp4,0:00.2,1,cut\nb,v1.mp4,0,1,mix\n"
+            ),
+            "start_s is '0:00.2', not a number\n.*seconds, as 12.5",
+        ),
     ],
 )
 def test_a_bad_source_changes_nothing(clone: Workspace, source: Path, spoil, message: str):

@@ -33,11 +33,11 @@ VIEWS = Views(
 HEADS = {"verb": ["open", "cut", "stir"], "noun": ["pan", "tap"]}
 
 
-def write_video(file, seconds=2.0, rate=30, size=(86, 64)):
+def write_video(file, seconds=2.0, rate=30, size=(86, 64), options=None):
     """A colour gradient that changes over time, H.264."""
     width, height = size
     ramp = np.linspace(0, 255, width * height).reshape(height, width)
-    with av.open(str(file), "w") as container:
+    with av.open(str(file), "w", options=options or {}) as container:
         stream = container.add_stream("libx264", rate=rate)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number in range(round(seconds * rate)):
@@ -128,7 +128,19 @@ def test_bad_files_do_not_stop_the_others(committee, video, tmp_path):
     found = predict([text, empty, cut, tmp_path / "missing.mp4", tmp_path, video], committee)
     assert [prediction.error is None for prediction in found] == [False] * 5 + [True]
     assert "no such file" in found[3].error
+    assert f"is a folder; name its files, as {tmp_path}/*.mp4" in found[4].error
     assert all(not prediction.heads for prediction in found[:5])
+
+
+def test_a_truncated_video_is_refused_unless_a_span_is_given(committee, tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", seconds=6, options={"movflags": "faststart"}).read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole[: len(whole) * 2 // 3])
+    (found,) = predict([cut], committee)
+    assert "is truncated: it promises 6.000 s and holds" in found.error
+    assert not found.heads
+    (found,) = predict([cut], committee, span=(0.0, 0.5))
+    assert found.error is None
 
 
 def test_a_span_beyond_the_end_is_said(committee, video):
@@ -158,7 +170,12 @@ def test_a_folder_gives_the_networks_that_were_saved(committee, video, tmp_path)
     assert predict([video], load(str(tmp_path))) == predict([video], committee)
 
 
-def test_a_folder_without_a_network_is_refused(tmp_path):
+def test_a_folder_without_a_network_is_refused(committee, tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=r"is no trained student\n.*--model takes"):
+            load(str(folder))
+    committee.save(tmp_path)
+    (tmp_path / "weights-0.safetensors").unlink()
     with pytest.raises(UserError, match="no usable network"):
         load(str(tmp_path))
 

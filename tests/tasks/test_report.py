@@ -349,10 +349,11 @@ def test_verdict_names_the_best_teacher_and_the_cost_of_all():
         model("flow", "teacher", {0: RIGHT}, ["flow"]),
         model("audio", "teacher", {0: WRONG}, ["audio"]),
     ]
-    together = model("ensemble", "ensemble", {0: RIGHT}, ["flow", "audio"])
-    found = verdict(full(WRONG, WRONG, ALWAYS, [*teachers, together]))
+    together = model("ensemble", "ensemble", {0: WRONG}, ["flow", "audio"])
+    better_on_test = model("ensemble-weighted", "ensemble", {0: RIGHT}, ["flow", "audio"])
+    found = verdict(full(WRONG, WRONG, ALWAYS, [*teachers, together, better_on_test]))
     assert found.context == (
-        "The best teacher alone, flow, reaches 100.0 %; all teachers together (flow + audio) 100.0 %, "
+        "The best teacher alone, flow, reaches 100.0 %; all teachers together (flow + audio) 0.0 %, "
         "at 1.0 × the student's multiply-adds."
     )
 
