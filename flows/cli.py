@@ -107,9 +107,11 @@ def run(
     something to mend in params or data, 75 for a disk, network or store that failed.
     """
     from flows.plan import plan
+    from tasks.params import load
 
     clone = _clone()
     os.chdir(clone.root)
+    load(clone.root / "params.yaml")  # DVC drops the outputs of a stage before the stage refuses its params
     if dry_run:
         _console().print(_plan_table(plan(clone, stages or [], force or [])))
         return

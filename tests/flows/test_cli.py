@@ -13,7 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows import cli
 from flows.clone import Clone
+from tasks.errors import UserError
 
 COMMAND = [sys.executable, "-m", "flows.cli"]
 HEAVY = ("torch", "prefect", "mlflow", "dvc", "pandas", "cv2")
@@ -71,6 +73,35 @@ def test_user_errors_end_with_2_a_message_and_no_traceback(understudy, tmp_path:
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("dry", [False, True])
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("\nseeds:", "\nsedes: 1\nseeds:", "unknown key sedes; did you mean 'seeds'?"),
+        ("\nseeds:", "\nseeds: [", "not valid YAML"),
+        ("kind: kd\n", "kind: kdd\n", "'supervised', 'kd'"),
+    ],
+)
+def test_params_at_fault_are_refused_with_their_row_before_anything_runs(
+    project: Clone,
+    runs: Runs,
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+    after: str,
+    words: str,
+    dry: bool,
+):
+    file = project.root / "params.yaml"
+    assert before in file.read_text()
+    file.write_text(file.read_text().replace(before, after))
+    monkeypatch.chdir(project.root)
+    with pytest.raises(UserError) as refused:
+        cli.run(dry_run=dry)
+    assert words in str(refused.value)
+    assert "params.yaml, row " in str(refused.value)
+    assert runs() == []
+
+
 def test_debug_shows_the_traceback(understudy):
     assert "Traceback" in understudy("--debug", "run", "evalute").stderr
 
@@ -112,7 +143,7 @@ def test_killed_at_random_moments_the_next_run_ends_with_the_same_result(
     project: Clone, understudy, runs: Runs, environment: dict[str, str]
 ):
     """SIGKILL of the command takes server, DVC and stages with it; what was finished is not done again."""
-    (project.root / "params.yaml").write_text("seconds: 1.0\nmodalities: {rgb: 1, flow: 1}\n")
+    (project.root / "tiny.yaml").write_text("seconds: 1.0\nmodalities: {rgb: 1, flow: 1}\n")
     for moment in (random.uniform(1, 12), random.uniform(12, 20)):
         process = subprocess.Popen(
             [*COMMAND, "run"], cwd=project.root, env=environment, stdout=subprocess.DEVNULL

@@ -31,11 +31,11 @@ def test_a_new_project_was_never_run_and_every_stage_comes_after_what_it_needs(p
 def test_a_changed_param_reaches_that_stage_and_what_follows(project: Clone):
     repro(project)
     assert plan(project).due == []
-    (project.root / "params.yaml").write_text("seconds: 0.0\nmodalities: {rgb: 1, flow: 2}\n")
+    (project.root / "tiny.yaml").write_text("seconds: 0.0\nmodalities: {rgb: 1, flow: 2}\n")
     assert reasons(project) == {
         "ingest": "cached",
         "extract@rgb": "cached",
-        "extract@flow": "changed: params.yaml modalities.flow",
+        "extract@flow": "changed: tiny.yaml modalities.flow",
         "evaluate": "may change (after extract@flow)",
         "aside": "cached",
     }
