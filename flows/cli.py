@@ -5,7 +5,7 @@ Everything heavy is imported inside the commands, so that help appears at once.
 
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,7 +79,9 @@ def import_(
     from tasks.import_data import import_data
     from tasks.layout import Workspace
 
-    import_data(source, Workspace(_clone().root), force, dry_run)
+    clone = _clone()
+    with nullcontext() if dry_run else clone.only_run():  # stages that run read what it replaces
+        import_data(source, Workspace(clone.root), force, dry_run)
 
 
 @app.command(

@@ -102,6 +102,17 @@ def test_params_at_fault_are_refused_with_their_row_before_anything_runs(
     assert runs() == []
 
 
+def test_an_import_during_a_run_is_refused_before_it_looks_at_anything(
+    project: Clone, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("flows.clone.ENDING_S", 0.3)
+    monkeypatch.chdir(project.root)
+    with project.only_run(), pytest.raises(UserError, match="`understudy run` or"):
+        cli.import_("no-such-folder")
+    with pytest.raises(UserError, match="is not a folder"):
+        cli.import_("no-such-folder")
+
+
 def test_debug_shows_the_traceback(understudy):
     assert "Traceback" in understudy("--debug", "run", "evalute").stderr
 
