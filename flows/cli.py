@@ -3,6 +3,7 @@
 Everything heavy is imported inside the commands, so that help appears at once.
 """
 
+import errno
 import os
 import sys
 from contextlib import ExitStack, nullcontext
@@ -207,6 +208,9 @@ def _reported(error: Exception) -> int:
 
     if os.environ.get(_DEBUG):
         raise error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" ({error.filename})" if error.filename else ""
+        error = InfrastructureError(f"the disk is full{where}\n  → make room and try again")
     if not isinstance(error, (UserError, InfrastructureError)):
         raise error
     _complain(str(error))

@@ -6,7 +6,7 @@ import pytest
 
 from flows.clone import Clone
 from flows.plan import Step, plan, resolve
-from tasks.errors import UserError
+from tasks.errors import InfrastructureError, UserError
 
 
 def repro(project: Clone, *arguments: str) -> None:
@@ -82,6 +82,14 @@ def test_an_unknown_stage_is_refused_with_the_nearest_one(project: Clone):
 def test_a_broken_dvc_yaml_is_the_users_to_mend(project: Clone):
     (project.root / "dvc.yaml").write_text("stages:\n  a: {cmd: x, oops: 1}\n")
     with pytest.raises(UserError):
+        plan(project)
+
+
+def test_a_database_of_dvc_that_cannot_be_used_is_infrastructure(project: Clone):
+    plan(project)
+    for file in project.dvc_site.rglob("cache.db"):
+        file.write_bytes(b"no database" * 1000)
+    with pytest.raises(InfrastructureError, match="make room"):
         plan(project)
 
 

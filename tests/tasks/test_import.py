@@ -1,5 +1,6 @@
 """`understudy import` takes a folder or an S3 prefix in: data/raw, data.dvc and params.yaml follow it."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -126,6 +127,20 @@ def test_a_dry_run_changes_nothing(clone: Workspace, source: Path, capsys):
     assert not (clone.root / "data.dvc").exists()
     assert clone.params.read_text() == before
     assert "nothing was changed" in capsys.readouterr().out
+
+
+def test_params_that_cannot_be_written_stop_it_before_data_is_replaced(
+    clone: Workspace, source: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        import_data(str(source), clone)
+    assert not clone.raw.exists()
+    assert not (clone.root / "data.dvc").exists()
+    assert params.load(clone.params).data.name != "raw"
 
 
 def test_folds_follow_the_groups(clone: Workspace, raw_folder):
