@@ -246,6 +246,23 @@ def _run_flow(clone: "Clone", stages: list[str], force: list[str], verbose: bool
         finally:
             board.reset(token)
             console.print(shown.summary)
+            if shown.did("ingest") and (left_out := _left_out(clone)):
+                console.print(left_out, style="yellow")
+
+
+def _left_out(clone: "Clone") -> str:
+    """How many clips ingest left out, and where it says why; empty where it took all."""
+    import json
+
+    from tasks.layout import Workspace
+
+    index = Workspace(clone.root).index
+    if not (index / "summary.json").is_file():
+        return ""
+    summary = json.loads((index / "summary.json").read_text(encoding="utf-8"))
+    left_out = summary["quarantined"]
+    file = (index / "quarantine.csv").relative_to(clone.root)
+    return f"{left_out} of {left_out + summary['clips']} clips are in quarantine: {file}" if left_out else ""
 
 
 def _finish(clone: "Clone") -> None:

@@ -1,5 +1,6 @@
 """The command, in processes of its own: help, exit codes, messages, and what a SIGKILL leaves behind."""
 
+import errno
 import json
 import os
 import random
@@ -111,6 +112,21 @@ def test_an_import_during_a_run_is_refused_before_it_looks_at_anything(
         cli.import_("no-such-folder")
     with pytest.raises(UserError, match="is not a folder"):
         cli.import_("no-such-folder")
+
+
+def test_a_full_disk_is_infrastructure_and_no_traceback(capsys: pytest.CaptureFixture[str]):
+    assert cli._reported(OSError(errno.ENOSPC, "No space left on device", "notes.db")) == 75
+    assert "the disk is full (notes.db)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("quarantined", "told"), [(63, "63 of 203 clips are in quarantine: data/index/quarantine.csv"), (0, "")]
+)
+def test_clips_that_were_left_out_are_told(tmp_path: Path, quarantined: int, told: str):
+    (tmp_path / "data" / "index").mkdir(parents=True)
+    summary = {"clips": 140, "quarantined": quarantined}
+    (tmp_path / "data" / "index" / "summary.json").write_text(json.dumps(summary))
+    assert cli._left_out(Clone(tmp_path)) == told
 
 
 def test_debug_shows_the_traceback(understudy):
