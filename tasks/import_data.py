@@ -374,7 +374,12 @@ def _track(workspace: Workspace) -> None:
     pointer = workspace.root / "data.dvc"
     content = pointer.read_text(encoding="utf-8") if pointer.exists() else "outs:\n- path: data/raw\n"
     write_text(pointer, content.replace("  remote: sample\n", ""))
-    _dvc(workspace, "commit", "--force", "data.dvc")
+    try:
+        _dvc(workspace, "commit", "--force", "data.dvc")
+    except InfrastructureError as error:
+        raise InfrastructureError(
+            f"{error}\n  → data/raw is the new one, params.yaml the old: mend that, then understudy import --force"
+        ) from None
 
 
 def _dvc(workspace: Workspace, *arguments: str) -> str:
