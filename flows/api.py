@@ -34,7 +34,7 @@ def prefect_api(clone: Clone) -> Iterator[None]:
     every user of the machine in. This one ends with the run and asks for a password nobody else knows.
 
     Raises:
-        InfrastructureError: the temporary server did not start.
+        InfrastructureError: the configured server does not answer, or the temporary one did not start.
     """
     from prefect.settings import (
         PREFECT_API_AUTH_STRING,
@@ -43,7 +43,12 @@ def prefect_api(clone: Clone) -> Iterator[None]:
         temporary_settings,
     )
 
-    if PREFECT_API_URL.value():
+    if url := PREFECT_API_URL.value():
+        if (problem := api_problem()) is not None:
+            raise InfrastructureError(
+                f"Prefect's server {url} does not answer: {problem}\n"
+                "  → start it (prefect server start) or unset PREFECT_API_URL"
+            )
         yield
         return
     home = clone.work / "prefect"
@@ -55,6 +60,14 @@ def prefect_api(clone: Clone) -> Iterator[None]:
         stack.enter_context(temporary_settings(chosen))
         stack.callback(_send_what_is_left)
         yield
+
+
+def api_problem() -> Exception | None:
+    """Why the configured Prefect API does not answer; None where it does."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return client.api_healthcheck()
 
 
 def _send_what_is_left() -> None:

@@ -3,9 +3,10 @@
 Everything heavy is imported inside the commands, so that help appears at once.
 """
 
+import errno
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,7 +80,9 @@ def import_(
     from tasks.import_data import import_data
     from tasks.layout import Workspace
 
-    import_data(source, Workspace(_clone().root), force, dry_run)
+    clone = _clone()
+    with nullcontext() if dry_run else clone.only_run():  # stages that run read what it replaces
+        import_data(source, Workspace(clone.root), force, dry_run)
 
 
 @app.command(
@@ -107,9 +110,11 @@ def run(
     something to mend in params or data, 75 for a disk, network or store that failed.
     """
     from flows.plan import plan
+    from tasks.params import load
 
     clone = _clone()
     os.chdir(clone.root)
+    load(clone.root / "params.yaml")  # DVC drops the outputs of a stage before the stage refuses its params
     if dry_run:
         _console().print(_plan_table(plan(clone, stages or [], force or [])))
         return
@@ -203,6 +208,9 @@ def _reported(error: Exception) -> int:
 
     if os.environ.get(_DEBUG):
         raise error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" ({error.filename})" if error.filename else ""
+        error = InfrastructureError(f"the disk is full{where}\n  → make room and try again")
     if not isinstance(error, (UserError, InfrastructureError)):
         raise error
     _complain(str(error))
@@ -238,6 +246,23 @@ def _run_flow(clone: "Clone", stages: list[str], force: list[str], verbose: bool
         finally:
             board.reset(token)
             console.print(shown.summary)
+            if shown.did("ingest") and (left_out := _left_out(clone)):
+                console.print(left_out, style="yellow")
+
+
+def _left_out(clone: "Clone") -> str:
+    """How many clips ingest left out, and where it says why; empty where it took all."""
+    import json
+
+    from tasks.layout import Workspace
+
+    index = Workspace(clone.root).index
+    if not (index / "summary.json").is_file():
+        return ""
+    summary = json.loads((index / "summary.json").read_text(encoding="utf-8"))
+    left_out = summary["quarantined"]
+    file = (index / "quarantine.csv").relative_to(clone.root)
+    return f"{left_out} of {left_out + summary['clips']} clips are in quarantine: {file}" if left_out else ""
 
 
 def _finish(clone: "Clone") -> None:

@@ -43,14 +43,14 @@ class Clone:
 
     @contextmanager
     def only_run(self) -> Iterator[int]:
-        """Be the only pipeline in this clone, and put right what a killed one left of DVC's own files.
+        """Be the only run or import in this clone, and put right what a killed one left of DVC's own files.
 
         Yields:
             the lock's file descriptor. Processes that inherit it hold the lock as well, so that the next run
             starts when the last process of a killed run is gone, not earlier.
 
         Raises:
-            UserError: another run is going on.
+            UserError: another is going on.
         """
         self.work.mkdir(parents=True, exist_ok=True)
         with (self.work / "run.lock").open("a+") as file:
@@ -92,7 +92,7 @@ def _lock(descriptor: int, name: str) -> None:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise UserError(
-                    "another `understudy run` is going on in this clone",
+                    "another `understudy run` or `understudy import` is going on in this clone",
                     file=name,
                     remedy="wait for it, or end it, and try again",
                 ) from None

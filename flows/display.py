@@ -81,6 +81,11 @@ class Board:
             row.state = state
         self._say(f"{stage}: {state}" + (f" ({row.seconds:.0f} s)" if row.seconds else ""))
 
+    def did(self, stage: str) -> bool:
+        """Whether `stage` gave its outputs anew in this run."""
+        with self._guard:
+            return stage in self._rows and self._rows[stage].state in ("ran", "restored")
+
     @property
     def summary(self) -> str:
         """How many stages ended how, and the time it took."""

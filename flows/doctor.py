@@ -244,21 +244,18 @@ def _remote(clone: Clone) -> str:
 
 
 def _prefect(clone: Clone) -> str:
-    from flows.api import prepare_environment
+    from flows.api import api_problem, prepare_environment
 
     prepare_environment(verbose=False)
-    from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
     url = PREFECT_API_URL.value()
     if not url:
         return f"{version('prefect')}, starts a temporary server for each run"
-    with get_client(sync_client=True) as client:
-        if (problem := client.api_healthcheck()) is not None:
-            raise Trouble(
-                f"{url} does not answer: {problem}",
-                "start it (prefect server start) or unset PREFECT_API_URL",
-            )
+    if (problem := api_problem()) is not None:
+        raise Trouble(
+            f"{url} does not answer: {problem}", "start it (prefect server start) or unset PREFECT_API_URL"
+        )
     return f"{version('prefect')}, server at {url}"
 
 

@@ -1,12 +1,13 @@
 """What a run would do and why, read from DVC: its graph and its status. Knows nothing of Prefect."""
 
 import difflib
+import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from flows.clone import Clone
-from tasks.errors import UserError
+from tasks.errors import InfrastructureError, UserError
 
 Verdict = Literal["cached", "stale", "follows"]
 
@@ -48,6 +49,7 @@ def plan(clone: Clone, targets: Sequence[str] = (), force: Sequence[str] = ()) -
 
     Raises:
         UserError: an unknown stage, a dvc.yaml that DVC refuses, or tracked data that is not there.
+        InfrastructureError: DVC's own database cannot be written, as on a full disk.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -62,6 +64,11 @@ def plan(clone: Clone, targets: Sequence[str] = (), force: Sequence[str] = ()) -
             status = {name: told.get(stage.addressing, []) for name, stage in stages.items()}
             _refuse_missing_data(stages, status)
             return _decide(stages, parents, status, targets, force)
+    except sqlite3.Error as error:  # DVC keeps notes on files there, and loses nothing with them
+        raise InfrastructureError(
+            f"DVC's notes in {clone.dvc_site} cannot be used: {error}\n"
+            "  → make room on the disk, or remove that folder; DVC makes it anew"
+        ) from None
     except DvcException as error:
         raise UserError(
             str(error), file=clone.root / "dvc.yaml", remedy="`dvc status` shows the rows at fault"

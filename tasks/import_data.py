@@ -19,7 +19,7 @@ from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from tasks import params
-from tasks.atomic import digest, new_folder, write_text
+from tasks.atomic import digest, new_file, new_folder, write_text
 from tasks.clips import SPLITS
 from tasks.datasets import FORMATS
 from tasks.datasets.annotations import AnnotatedClip, Dataset, check
@@ -91,9 +91,11 @@ def import_data(source: str, workspace: Workspace, force: bool = False, dry_run:
     params.parse(text, workspace.params)
     found.notes.extend(notes)
     if not dry_run:
-        _take(folder, FORMATS[found.format], workspace)
-        _track(workspace)
-        write_text(workspace.params, text)
+        with new_file(workspace.params) as written:
+            # First, so that a full disk is met while nothing is replaced.
+            written.write_text(text, encoding="utf-8")
+            _take(folder, FORMATS[found.format], workspace)
+            _track(workspace)
         if source.startswith("s3://"):
             shutil.rmtree(folder)
     _tell(found, dry_run)
@@ -312,7 +314,7 @@ def _take(folder: Path, reader: Dataset, workspace: Workspace) -> None:
     needed, free = sum(path.stat().st_size for path in files), _free(workspace.root)
     if needed > free:
         raise UserError(
-            f"holds {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB left",
+            f"holds {_size(needed)}, the disk has {_size(free)} left",
             file=folder,
             remedy="make room first",
         )
@@ -350,6 +352,10 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
 def _free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
@@ -368,7 +374,12 @@ def _track(workspace: Workspace) -> None:
     pointer = workspace.root / "data.dvc"
     content = pointer.read_text(encoding="utf-8") if pointer.exists() else "outs:\n- path: data/raw\n"
     write_text(pointer, content.replace("  remote: sample\n", ""))
-    _dvc(workspace, "commit", "--force", "data.dvc")
+    try:
+        _dvc(workspace, "commit", "--force", "data.dvc")
+    except InfrastructureError as error:
+        raise InfrastructureError(
+            f"{error}\n  → data/raw is the new one, params.yaml the old: mend that, then understudy import --force"
+        ) from None
 
 
 def _dvc(workspace: Workspace, *arguments: str) -> str:

@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tasks.errors import UserError
 
 
 class Settings(BaseSettings):
@@ -35,5 +37,16 @@ class Settings(BaseSettings):
 
 
 def settings() -> Settings:
-    """The settings of this process, read anew from the environment."""
-    return Settings()
+    """The settings of this process, read anew from the environment.
+
+    Raises:
+        UserError: a variable that says nothing possible; names it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = f"UNDERSTUDY_{first['loc'][0]}".upper()
+        raise UserError(
+            f"{variable}={first['input']}: {first['msg']}", remedy=f"set {variable} anew, or unset it"
+        ) from None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,18 +28,19 @@ with open("runs.jsonl", "a") as file:
     file.write(json.dumps([name, began, time.time()]) + "\\n")
 """
 DVC_YAML = """\
+vars: ['tiny.yaml:seconds']
 stages:
   ingest:
     cmd: python stage.py ingest source.txt index.txt ${seconds}
     deps: [source.txt]
-    params: [seconds]
+    params: [{tiny.yaml: [seconds]}]
     outs: [index.txt]
   extract:
     foreach: [rgb, flow]
     do:
       cmd: python stage.py ${item} index.txt ${item}.txt ${seconds}
       deps: [index.txt]
-      params: ["modalities.${item}"]
+      params: [{tiny.yaml: ["modalities.${item}"]}]
       outs: ["${item}.txt"]
   evaluate:
     cmd: cat rgb.txt flow.txt > report.txt
@@ -74,7 +76,8 @@ def project(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.Mon
         monkeypatch.setenv(name, environment[name])
     (root / "stage.py").write_text(STAGE)
     (root / "dvc.yaml").write_text(DVC_YAML)
-    (root / "params.yaml").write_text("seconds: 0.0\nmodalities: {rgb: 1, flow: 1}\n")
+    shutil.copy(ROOT / "params.yaml", root)  # what `understudy run` checks; the stages below read tiny.yaml
+    (root / "tiny.yaml").write_text("seconds: 0.0\nmodalities: {rgb: 1, flow: 1}\n")
     (root / "source.txt").write_text("words ")
     (root / "aside-source.txt").write_text("words ")
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):

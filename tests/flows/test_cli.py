@@ -1,5 +1,6 @@
 """The command, in processes of its own: help, exit codes, messages, and what a SIGKILL leaves behind."""
 
+import errno
 import io
 import json
 import os
@@ -15,8 +16,10 @@ import psutil
 import pytest
 from rich.console import Console
 
+from flows import cli
 from flows.cli import _show_predictions
 from flows.clone import Clone
+from tasks.errors import UserError
 from tasks.predict import Prediction
 
 COMMAND = [sys.executable, "-m", "flows.cli"]
@@ -73,6 +76,61 @@ def test_user_errors_end_with_2_a_message_and_no_traceback(understudy, tmp_path:
         assert done.returncode == 2, done.stderr
         assert words in " ".join(done.stderr.split())
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("dry", [False, True])
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("\nseeds:", "\nsedes: 1\nseeds:", "unknown key sedes; did you mean 'seeds'?"),
+        ("\nseeds:", "\nseeds: [", "not valid YAML"),
+        ("kind: kd\n", "kind: kdd\n", "'supervised', 'kd'"),
+    ],
+)
+def test_params_at_fault_are_refused_with_their_row_before_anything_runs(
+    project: Clone,
+    runs: Runs,
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+    after: str,
+    words: str,
+    dry: bool,
+):
+    file = project.root / "params.yaml"
+    assert before in file.read_text()
+    file.write_text(file.read_text().replace(before, after))
+    monkeypatch.chdir(project.root)
+    with pytest.raises(UserError) as refused:
+        cli.run(dry_run=dry)
+    assert words in str(refused.value)
+    assert "params.yaml, row " in str(refused.value)
+    assert runs() == []
+
+
+def test_an_import_during_a_run_is_refused_before_it_looks_at_anything(
+    project: Clone, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("flows.clone.ENDING_S", 0.3)
+    monkeypatch.chdir(project.root)
+    with project.only_run(), pytest.raises(UserError, match="`understudy run` or"):
+        cli.import_("no-such-folder")
+    with pytest.raises(UserError, match="is not a folder"):
+        cli.import_("no-such-folder")
+
+
+def test_a_full_disk_is_infrastructure_and_no_traceback(capsys: pytest.CaptureFixture[str]):
+    assert cli._reported(OSError(errno.ENOSPC, "No space left on device", "notes.db")) == 75
+    assert "the disk is full (notes.db)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("quarantined", "told"), [(63, "63 of 203 clips are in quarantine: data/index/quarantine.csv"), (0, "")]
+)
+def test_clips_that_were_left_out_are_told(tmp_path: Path, quarantined: int, told: str):
+    (tmp_path / "data" / "index").mkdir(parents=True)
+    summary = {"clips": 140, "quarantined": quarantined}
+    (tmp_path / "data" / "index" / "summary.json").write_text(json.dumps(summary))
+    assert cli._left_out(Clone(tmp_path)) == told
 
 
 def test_debug_shows_the_traceback(understudy):
@@ -133,7 +191,7 @@ def test_killed_at_random_moments_the_next_run_ends_with_the_same_result(
     project: Clone, understudy, runs: Runs, environment: dict[str, str]
 ):
     """SIGKILL of the command takes server, DVC and stages with it; what was finished is not done again."""
-    (project.root / "params.yaml").write_text("seconds: 1.0\nmodalities: {rgb: 1, flow: 1}\n")
+    (project.root / "tiny.yaml").write_text("seconds: 1.0\nmodalities: {rgb: 1, flow: 1}\n")
     for moment in (random.uniform(1, 12), random.uniform(12, 20)):
         process = subprocess.Popen(
             [*COMMAND, "run"], cwd=project.root, env=environment, stdout=subprocess.DEVNULL

@@ -65,7 +65,7 @@ def test_a_traceback_is_told_by_its_last_line(project: Clone):
 
 
 def test_stopping_ends_the_stage_and_starts_no_other(project: Clone):
-    (project.root / "params.yaml").write_text("seconds: 60.0\nmodalities: {rgb: 1, flow: 1}\n")
+    (project.root / "tiny.yaml").write_text("seconds: 60.0\nmodalities: {rgb: 1, flow: 1}\n")
     spoken = threading.Event()
     caught: list[BaseException] = []
     with project.only_run() as lock:

@@ -20,7 +20,7 @@ def run(project: Clone, **wishes: Any) -> dict[str, str]:
 
 
 def set_params(project: Clone, seconds: float, flow: int = 1) -> None:
-    (project.root / "params.yaml").write_text(f"seconds: {seconds}\nmodalities: {{rgb: 1, flow: {flow}}}\n")
+    (project.root / "tiny.yaml").write_text(f"seconds: {seconds}\nmodalities: {{rgb: 1, flow: {flow}}}\n")
 
 
 def test_the_second_run_finds_everything_cached(project: Clone, runs: Runs):

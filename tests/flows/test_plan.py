@@ -6,7 +6,7 @@ import pytest
 
 from flows.clone import Clone
 from flows.plan import Step, plan, resolve
-from tasks.errors import UserError
+from tasks.errors import InfrastructureError, UserError
 
 
 def repro(project: Clone, *arguments: str) -> None:
@@ -31,11 +31,11 @@ def test_a_new_project_was_never_run_and_every_stage_comes_after_what_it_needs(p
 def test_a_changed_param_reaches_that_stage_and_what_follows(project: Clone):
     repro(project)
     assert plan(project).due == []
-    (project.root / "params.yaml").write_text("seconds: 0.0\nmodalities: {rgb: 1, flow: 2}\n")
+    (project.root / "tiny.yaml").write_text("seconds: 0.0\nmodalities: {rgb: 1, flow: 2}\n")
     assert reasons(project) == {
         "ingest": "cached",
         "extract@rgb": "cached",
-        "extract@flow": "changed: params.yaml modalities.flow",
+        "extract@flow": "changed: tiny.yaml modalities.flow",
         "evaluate": "may change (after extract@flow)",
         "aside": "cached",
     }
@@ -82,6 +82,14 @@ def test_an_unknown_stage_is_refused_with_the_nearest_one(project: Clone):
 def test_a_broken_dvc_yaml_is_the_users_to_mend(project: Clone):
     (project.root / "dvc.yaml").write_text("stages:\n  a: {cmd: x, oops: 1}\n")
     with pytest.raises(UserError):
+        plan(project)
+
+
+def test_a_database_of_dvc_that_cannot_be_used_is_infrastructure(project: Clone):
+    plan(project)
+    for file in project.dvc_site.rglob("cache.db"):
+        file.write_bytes(b"no database" * 1000)
+    with pytest.raises(InfrastructureError, match="make room"):
         plan(project)
 
 

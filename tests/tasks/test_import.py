@@ -1,5 +1,6 @@
 """`understudy import` takes a folder or an S3 prefix in: data/raw, data.dvc and params.yaml follow it."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import yaml
 from moto.server import ThreadedMotoServer
 
 from tasks import params
-from tasks.errors import UserError
+from tasks.errors import InfrastructureError, UserError
 from tasks.import_data import import_data, survey, written_params
 from tasks.layout import Workspace
 
@@ -126,6 +127,31 @@ def test_a_dry_run_changes_nothing(clone: Workspace, source: Path, capsys):
     assert not (clone.root / "data.dvc").exists()
     assert clone.params.read_text() == before
     assert "nothing was changed" in capsys.readouterr().out
+
+
+def test_params_that_cannot_be_written_stop_it_before_data_is_replaced(
+    clone: Workspace, source: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        import_data(str(source), clone)
+    assert not clone.raw.exists()
+    assert not (clone.root / "data.dvc").exists()
+    assert params.load(clone.params).data.name != "raw"
+
+
+def test_a_dvc_that_fails_leaves_params_as_they_were_and_says_how_to_go_on(clone: Workspace, source: Path):
+    before = clone.params.read_text()
+    (clone.root / ".dvc" / "cache").write_text("no folder")
+    with pytest.raises(InfrastructureError, match="understudy import --force"):
+        import_data(str(source), clone)
+    assert clone.params.read_text() == before
+    (clone.root / ".dvc" / "cache").unlink()
+    import_data(str(source), clone, force=True)
+    assert params.load(clone.params).data.name == "raw"
 
 
 def test_folds_follow_the_groups(clone: Workspace, raw_folder):
