@@ -40,7 +40,7 @@ def test_the_first_run_trains_reports_and_registers(finished):
 def test_auto_is_settled_on_validation_and_told(finished):
     student = json.loads((finished.root / "artifacts" / "students" / "student" / "student.json").read_text())
     chosen = student["chosen"]["0"]
-    assert chosen["distillation_weight"].keys() == {"action"}
+    assert chosen["distillation_weight"].keys() == {"verb", "noun"}
     for head, weight in chosen["distillation_weight"].items():
         assert weight in (0.0, 0.5)
         assert weight + chosen["ground_truth_weight"][head] == 1

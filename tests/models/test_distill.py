@@ -175,9 +175,8 @@ def test_hints_by_hand():
     hint = Hint(torch.zeros(3, 2, 1), torch.tensor([0, 1, 0]), torch.tensor([True, True, False]))
     output, taught = student()._replace(moments=moments), lesson()._replace(hints={"flow": hint})
     found = HINTED.loss(output, taught, LABELS, translations).parts["hints"].item()
-    assert found == pytest.approx(
-        ((1 + 4) + (4 + 16)) / 6
-    )  # six moments, those of the unseen clip count as zero
+    # six moments, those of the unseen clip count as zero; λ_H is one half
+    assert found == pytest.approx(0.5 * ((1 + 4) + (4 + 16)) / 6)
 
 
 def test_a_hint_reaches_the_student_and_the_translation_of_its_network_alone():
