@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -100,11 +99,11 @@ def test_one_changed_line_reruns_that_teacher_and_what_follows_killed_or_not(fin
     for number in range(KILLS):
         command = (["flows.cli", "run"], ["dvc", "--wait-for-lock", "repro"])[number % 2]
         process = killed.start(*command)
-        moment_s = random.uniform(2, 35)
+        moment_s = random.uniform(2, 20)
         time.sleep(moment_s)
         print(f"kill {number + 1}: {' '.join(command)} after {moment_s:.1f} s", flush=True)
         family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()  # nothing to kill where the run had ended before
         process.wait()
         _, alive = psutil.wait_procs(family, timeout=15)
         assert not alive, f"{command} left behind {alive}"
