@@ -242,11 +242,11 @@ def _drop_absent(document: Any, current: params.Params, found: Summary, notes: l
     for name, modality in current.modalities.items():
         if not present.get(modality.kind, True):
             del document["modalities"][name]
-            notes.append(f"no video has {modality.kind}: the modality {name} is taken out")
+            notes.append(f"no video has {modality.kind}: modalities.{name} is taken out")
     for name, teacher in current.teachers.items():
         if teacher.modality not in document["modalities"]:
             del document["teachers"][name]
-            notes.append(f"the teacher {name} is taken out with it")
+            notes.append(f"teachers.{name} is taken out with it")
     for name, student in document["students"].items():
         heard = (student.get("ensemble") or {}).get("teachers", [])
         for teacher in [teacher for teacher in heard if teacher not in document["teachers"]]:
@@ -255,13 +255,13 @@ def _drop_absent(document: Any, current: params.Params, found: Summary, notes: l
         if lesson == "artifacts/teachings" and teacher not in document["teachers"]:
             student["learns_from"] = lesson
             heard.extend(document["teachers"])
-            notes.append(f"the student {name} now learns from all teachers")
+            notes.append(f"students.{name} now learns from all teachers")
         if student["method"]["kind"] == "hints" and not any(
             document["teachers"][teacher]["hints"] for teacher in heard
         ):
             for teacher in heard:
                 document["teachers"][teacher]["hints"] = True
-            notes.append(f"the student {name} now has hints of all its teachers")
+            notes.append(f"students.{name} now has hints of all its teachers")
     kinds = {modality.kind for modality in current.modalities.values()}
     notes.extend(
         f"some videos have {kind}, but params.yaml names no such modality"
@@ -275,7 +275,7 @@ def _fit_folds(document: Any, found: Summary, notes: list[str]) -> None:
         if teacher["folds"] > found.training_groups:
             teacher["folds"] = max(1, found.training_groups)
             notes.append(
-                f"the teacher {name} gets {teacher['folds']} fold(s), as many as there are training groups"
+                f"teachers.{name} gets {teacher['folds']} fold(s), as many as there are training groups"
             )
 
 
@@ -291,7 +291,7 @@ def _fit_head_weights(document: Any, found: Summary, notes: list[str]) -> None:
         }
         method.update({weight: unmeasured[weight] for weight in stale})
         if "distillation_weight" in stale:
-            notes.append(f"the student {name} now settles distillation_weight on validation (auto)")
+            notes.append(f"students.{name} now settles distillation_weight on validation (auto)")
 
 
 def _refuse_to_lose(workspace: Workspace) -> None:
