@@ -23,8 +23,9 @@ def test_the_shipped_params_parse():
     assert {"baseline", "student"} <= set(params.students)
 
 
-def test_student_and_baseline_have_the_same_network_and_budget():
-    params = load(ROOT / "params.yaml")
+@pytest.mark.parametrize("file", ["params.yaml", "benchmarks/av_digits.yaml"])
+def test_student_and_baseline_have_the_same_network_and_budget(file: str):
+    params = load(ROOT / file)
     baseline, student = params.students["baseline"], params.students["student"]
     assert (baseline.backbone, baseline.training) == (student.backbone, student.training)
 
