@@ -124,7 +124,7 @@ def run(
         _run_flow(clone, stages or [], force or [], verbose)
     else:
         _console().print(f"All {len(todo.steps)} stages are cached, nothing to run.")
-    _finish(clone)
+    _finish(clone, {step.name for step in todo.steps})
 
 
 @app.command(
@@ -265,17 +265,17 @@ def _left_out(clone: "Clone") -> str:
     return f"{left_out} of {left_out + summary['clips']} clips are in quarantine: {file}" if left_out else ""
 
 
-def _finish(clone: "Clone") -> None:
-    """Make sure the release is registered here, and say where to look."""
+def _finish(clone: "Clone", covered: set[str]) -> None:
+    """Make sure the release is registered here and say where to look, if the run covered them: else they may be old."""
     from tasks.layout import Workspace
 
     workspace = Workspace(clone.root)
     console = _console()
-    if (workspace.release / "release.json").is_file():
+    if "register" in covered and (workspace.release / "release.json").is_file():
         from flows.registration import ensure_registered
 
         console.print(ensure_registered(clone))
-    if (workspace.reports / "index.html").is_file():
+    if "evaluate" in covered and (workspace.reports / "index.html").is_file():
         console.print("report:  reports/index.html\ntable:   [bold]understudy compare[/]")
 
 

@@ -73,7 +73,8 @@ def _at_revision(revision: str, source: str, workspace: Workspace) -> str:
     except (DvcException, SCMError, OSError) as error:
         raise UserError(
             f"{source!r} is neither a file nor a git revision with a report: {error}",
-            remedy=f"try: dvc pull, then dvc get . {_FILE} --rev {revision}",
+            remedy="a revision has one where its dvc.lock was committed after a run: "
+            "git add dvc.lock data.dvc params.yaml && git commit; one made elsewhere needs dvc pull as well",
         ) from None
 
 

@@ -25,6 +25,7 @@ _PICTURE_HEIGHT = 120
 _COLOURS = {"train": "#4c78a8", "val": "#f2a541", "test": "#54a24b"}
 _MOST_CLASSES = 40
 _MOST_REJECTED = 500
+_ONE_LENGTH_S = 1e-3
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -154,7 +155,17 @@ def _duration_chart(clips: Sequence[Clip]) -> Markup:
     figure = Figure(figsize=(9, 2.6))
     axes = figure.add_subplot()
     lengths = [[clip.duration_s for clip in clips if clip.split == split] for split in SPLITS]
-    axes.hist(lengths, bins=30, stacked=True, color=[_COLOURS[split] for split in SPLITS], label=list(SPLITS))
+    every = [clip.duration_s for clip in clips]
+    # Windows of one length differ by rounding alone, which is too narrow a range to divide.
+    room = 0.5 if max(every) - min(every) < _ONE_LENGTH_S else 0.0
+    axes.hist(
+        lengths,
+        bins=30,
+        range=(min(every) - room, max(every) + room),
+        stacked=True,
+        color=[_COLOURS[split] for split in SPLITS],
+        label=list(SPLITS),
+    )
     axes.set_xlabel("seconds")
     axes.set_ylabel("clips")
     axes.legend()

@@ -7,6 +7,7 @@ import torch
 
 from tasks.batches import batches, chunks, present
 from tasks.clips import Clip
+from tasks.errors import UserError
 from tasks.networks import Committee
 from tasks.settings import settings
 from tasks.shards import Shards
@@ -14,11 +15,23 @@ from tasks.views import View, evaluation_views, training_view
 
 
 def device() -> torch.device:
-    """Where networks run on this machine, by settings."""
+    """Where networks run on this machine, by settings.
+
+    Raises:
+        UserError: the settings name a device that torch does not know or this machine does not have.
+    """
     name = settings().device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        there = torch.device(name)
+        torch.empty(1, device=there)
+    except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without the device
+        raise UserError(
+            f"UNDERSTUDY_DEVICE is {name!r}: {str(error).splitlines()[0]}",
+            remedy="set it to auto, cpu or cuda",
+        ) from None
+    return there
 
 
 def view_logits(

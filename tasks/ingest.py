@@ -122,6 +122,7 @@ def ingest(data: Data, raw: Path, work: Path) -> Index:
     clips = [clip for clip in clips if clip.video in files]
     videos, clips = _probed(clips, files, reader, raw, work / "probes", rejected)
     try:
+        _refuse_emptied_splits(clips, annotated)
         split = _split(clips, data)
         _refuse_too_little(split, annotated, data, reader)
     except UserError:
@@ -316,6 +317,23 @@ def _split(clips: Sequence[AnnotatedClip], data: Data) -> list[Clip]:
         )
         for clip, member in zip(clips, members, strict=True)
     ]
+
+
+def _refuse_emptied_splits(clips: Sequence[AnnotatedClip], annotated: Sequence[AnnotatedClip]) -> None:
+    """Raise UserError where the annotations give a split of which nothing can be used.
+
+    Drawing another in its place would move groups out of the split that the annotations give them.
+    """
+    left = {clip.split for clip in clips}
+    for split in SPLITS:
+        given = [clip for clip in annotated if clip.split == split]
+        if clips and given and split not in left:
+            raise UserError(
+                f"none of the {len(given)} clip(s) of the split {split} can be used",
+                file=given[0].file,
+                row=given[0].row,
+                remedy="mend their videos or rows, or give the split to other groups",
+            )
 
 
 def _refuse_too_little(

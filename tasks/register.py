@@ -168,7 +168,21 @@ def ensure(workspace: Workspace) -> None:
             f"({str(error).splitlines()[0]})\n  → the release itself is in {workspace.release}; "
             "run `dvc repro register` again when MLflow is back"
         ) from error
-    print(f"{MODEL} version {registered.version} {'was' if found else 'is now'} in the MLflow registry")
+    print(
+        f"{MODEL} version {registered.version} {'was' if found else 'is now'} in the MLflow registry: "
+        + _why_chosen(release)
+    )
+
+
+def _why_chosen(release: Mapping[str, Any]) -> str:
+    """Which student it is, and by what."""
+    asked, head = release["chosen_by"]["asked"], release["chosen_by"]["head"]
+    if asked != "auto":
+        return f"{release['student']}, as params.yaml says"
+    found = [
+        f"{candidate['name']} {candidate['nll']:.3f}" for candidate in release["chosen_by"]["candidates"]
+    ]
+    return f"{release['student']}, by NLL of the {head} on validation ({', '.join(found)})"
 
 
 def _register(

@@ -226,6 +226,30 @@ def test_the_same_group_in_two_splits(tmp_path: Path, raw_folder):
         build(tmp_path)
 
 
+def test_windows_of_one_length_are_drawn_though_they_differ_by_rounding(tmp_path: Path, raw_folder):
+    starts = [0.1 + 0.03 * n for n in range(12)]
+    raw_folder(
+        [[f"c{n}", f"v{n}.mp4", s, s + 0.3, _LABELS[n % 2], f"g{n // 2}"] for n, s in enumerate(starts)]
+    )
+    workspace = build(tmp_path)
+    lengths = {clip.stop_s - clip.start_s for clip in read_clips(workspace.index)}
+    assert len(lengths) > 1
+    assert (workspace.data_report / "index.html").is_file()
+
+
+def test_a_given_split_of_which_nothing_is_left_is_not_drawn_anew(tmp_path: Path, raw_folder):
+    columns = ["clip_id", "video", "start_s", "stop_s", "action", "group", "split"]
+    split = {0: "test", 1: "val"}
+    raw = raw_folder([[*row, split.get(n // 2, "train")] for n, row in enumerate(rows())], columns)
+    for name in ("v0.mp4", "v1.mp4"):
+        (raw / "videos" / name).write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"row 2: none of the 2 clip\(s\) of the split test can be used"
+    ) as stopped:
+        build(tmp_path)
+    assert "→ mend their videos or rows" in str(stopped.value)
+
+
 def test_an_unknown_split(tmp_path: Path, raw_folder):
     columns = ["clip_id", "video", "start_s", "stop_s", "action", "group", "split"]
     raw_folder([[*row, "tets"] for row in rows()], columns)
