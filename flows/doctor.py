@@ -102,6 +102,13 @@ def _torch() -> str:
         import torchvision  # noqa: F401  # a CPU-only torch beside the ordinary torchvision fails right here
     except (ImportError, RuntimeError) as error:
         raise Trouble(f"cannot be imported: {error}", "make setup") from None
+    from tasks.errors import UserError
+    from tasks.inference import device
+
+    try:
+        device()
+    except UserError as error:
+        raise Trouble(error.message, error.remedy) from None
     if not torch.cuda.is_available():
         return f"{torch.__version__}, CPU with {len(os.sched_getaffinity(0))} core(s), no GPU"
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]

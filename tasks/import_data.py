@@ -47,7 +47,7 @@ class Summary:
         heads: label head → classes.
         slices: columns that get a table of their own.
         clips, videos, groups: how many.
-        splits: the splits that the annotations give.
+        splits: clips of each split that the annotations give.
         training_groups: groups that would train a teacher.
         missing_videos: names of videos that are not there.
         sound, detections: whether some video has them.
@@ -61,7 +61,7 @@ class Summary:
     clips: int
     videos: int
     groups: int
-    splits: list[str]
+    splits: dict[str, int]
     training_groups: int
     missing_videos: list[str]
     sound: bool
@@ -136,7 +136,11 @@ def survey(folder: Path, source: str, shares: params.Data) -> Summary:
     heads = reader.heads(folder)
     for head, classes in heads.items():
         if len(classes) < 2:
-            raise UserError(f"{head} has {len(classes)} class; there is nothing to recognise", file=folder)
+            raise UserError(
+                f"{head} has {len(classes)} class(es); there is nothing to recognise",
+                file=folder,
+                remedy=f"give the clips two classes of {head} or more",
+            )
     clips = reader.clips(folder, heads)
     check(clips, heads)
     videos = sorted({clip.video for clip in clips})
@@ -159,7 +163,7 @@ def survey(folder: Path, source: str, shares: params.Data) -> Summary:
         clips=len(clips),
         videos=len(videos),
         groups=len({clip.group or clip.video for clip in clips}),
-        splits=[split for split in SPLITS if any(clip.split == split for clip in clips)],
+        splits={split: count for split in SPLITS if (count := sum(clip.split == split for clip in clips))},
         training_groups=_training_groups(clips, next(iter(heads)), shares),
         missing_videos=missing,
         sound=_any_sound(present),
@@ -406,7 +410,8 @@ def _tell(found: Summary, dry_run: bool) -> None:
     classes = ", ".join(f"{len(classes)} {head} classes" for head, classes in found.heads.items())
     print(f"{found.name}: {found.clips} clips in {found.videos} videos of {found.groups} groups, {classes}")
     print(f"format {found.format}; sound: {_yes(found.sound)}; detections: {_yes(found.detections)}")
-    print(f"splits: {', '.join(found.splits) or 'none given, they will be drawn by group'}")
+    splits = ", ".join(f"{split} {count} clips" for split, count in found.splits.items())
+    print(f"splits: {splits or 'none given, they will be drawn by group'}")
     if found.missing_videos:
         print(f"{len(found.missing_videos)} video(s) are missing, the first {found.missing_videos[0]!r}")
     for note in found.notes:

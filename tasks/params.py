@@ -267,9 +267,11 @@ def _row_of(text: str, place: tuple[int | str, ...]) -> int | None:
 
 
 def _without_tags(place: tuple[int | str, ...], values: Any) -> list[int | str]:
-    """A place as the file spells it: pydantic puts the `kind` of a union into it as well."""
+    """A place as the file spells it: pydantic puts the `kind` or type of a union's member into it as well."""
     spelt: list[int | str] = []
     for number, part in enumerate(place):
+        if number and not isinstance(values, (dict, list)):
+            break
         is_tag = isinstance(values, dict) and part not in values and values.get("kind") == part
         if not (is_tag and number < len(place) - 1):
             spelt.append(part)
@@ -307,10 +309,14 @@ def parse(text: str, file: Path) -> Params:
             message = f"missing key {name}"
         else:
             message = f"{name}: {first['msg'].removeprefix('Value error, ')}" if name else first["msg"]
-        more = f"{len(others)} more problem(s) after this one" if others else ""
-        raise UserError(
-            message.removeprefix("Value error, "), file=file, row=_row_of(text, place), remedy=more
-        ) from None
+        message = message.removeprefix("Value error, ")
+        if not place:  # two sections disagree; the message begins with the place
+            place = tuple(message.partition(":")[0].split("."))
+        row = _row_of(text, place)
+        # An alias, or a value that fits no member of a union, is one mistake reported several times.
+        rows = sorted({found for other in others if (found := _row_of(text, other["loc"]))} - {row})
+        more = f"more to mend in row {', '.join(map(str, rows))}" if rows else ""
+        raise UserError(message, file=file, row=row, remedy=more) from None
 
 
 def load(file: Path) -> Params:

@@ -221,7 +221,8 @@ def confusion(
     )
     return Drawing(
         f"confusion-{head}",
-        f"Share, in %, of each actual {head} that was called what; each row adds up to 100.{limited}",
+        f"Share, in %, of each actual {head} that was called what; each row adds up to 100, "
+        f"shares below 5 have no number.{limited}",
         figure,
     )
 

@@ -46,7 +46,12 @@ def test_student_and_baseline_have_the_same_network_and_budget(file: str):
         (
             "    modality: flow",
             "    modality: flwo",
-            r"teachers.flow.modality: there is no 'flwo'; did you mean 'flow'",
+            r"row \d+: teachers.flow.modality: there is no 'flwo'; did you mean 'flow'",
+        ),
+        (
+            "learns_from: data/index",
+            "learns_from: data/idx",
+            r"row \d+: students.baseline.learns_from: Input should be 'data/index' or 'artifacts/teachings'$",
         ),
         ("  student: auto", "  student: studnet", r"did you mean 'student'"),
         (
@@ -63,6 +68,15 @@ def test_mistakes_are_named(old, new, message):
     assert old in TEXT
     with pytest.raises(UserError, match=message):
         parse(TEXT.replace(old, new, 1), FILE)
+
+
+def test_further_mistakes_are_counted_by_rows():
+    text = TEXT.replace("precision: float32", "precision: float31").replace("  size: 56", "  size: big")
+    rows = [text[: text.index(part)].count("\n") + 1 for part in ("  size: big", "precision: float31")]
+    with pytest.raises(UserError) as caught:
+        parse(text, FILE)
+    assert caught.value.row == rows[0]
+    assert caught.value.remedy.startswith(f"more to mend in row {rows[1]}")
 
 
 def test_the_row_is_that_of_the_key():
