@@ -133,6 +133,19 @@ def test_clips_that_were_left_out_are_told(tmp_path: Path, quarantined: int, tol
     assert cli._left_out(Clone(tmp_path)) == told
 
 
+def test_a_run_that_covers_neither_report_nor_release_does_not_point_at_old_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "index.html").write_text("of other data")
+    (tmp_path / "artifacts" / "release").mkdir(parents=True)
+    (tmp_path / "artifacts" / "release" / "release.json").write_text("no JSON: whoever reads it fails")
+    cli._finish(Clone(tmp_path), {"ingest"})
+    assert capsys.readouterr().out == ""
+    cli._finish(Clone(tmp_path), {"ingest", "evaluate"})
+    assert "reports/index.html" in capsys.readouterr().out
+
+
 def test_debug_shows_the_traceback(understudy):
     assert "Traceback" in understudy("--debug", "run", "evalute").stderr
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
@@ -231,6 +232,11 @@ def test_verb_noun_and_slices(clone: Workspace, raw_folder):
     assert found.slices == ["light"]
 
 
+def annotated(text: str) -> Callable[[Path], object]:
+    """Spoils a source: its annotations are `text`."""
+    return lambda raw: (raw / "annotations.csv").write_text(text)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -239,27 +245,19 @@ def test_verb_noun_and_slices(clone: Workspace, raw_folder):
         (lambda raw: shutil.rmtree(raw / "videos"), "none of its 12 video"),
         (lambda raw: (raw / "videos" / "x.mp4").symlink_to("/etc/hostname"), "link that leads out"),
         (
-            lambda raw: (raw / "annotations.csv").write_text(
-                "clip_id,video,start_s,stop_s,action\na,v0.mp4,0,1,cut\n"
-            ),
+            annotated("clip_id,video,start_s,stop_s,action\na,v0.mp4,0,1,cut\n"),
             "there is nothing to recognise",
         ),
         (
-            lambda raw: (raw / "annotations.csv").write_text(
-                "clip_id,video,start_s,stop_s,label\na,v0.mp4,0,1,cut\n"
-            ),
+            annotated("clip_id,video,start_s,stop_s,label\na,v0.mp4,0,1,cut\n"),
             "has no label column",
         ),
         (
-            lambda raw: (raw / "annotations.csv").write_text(
-                "clip_id;video;start_s;stop_s;action\na;v0.mp4;0;1;cut\n"
-            ),
+            annotated("clip_id;video;start_s;stop_s;action\na;v0.mp4;0;1;cut\n"),
             "one column found\n.*separate columns with commas",
         ),
         (
-            lambda raw: (raw / "annotations.csv").write_text(
-                "clip_id,video,start_s,stop_s,action\na,v0.mp4,0:00.2,1,cut\nb,v1.mp4,0,1,mix\n"
-            ),
+            annotated("clip_id,video,start_s,stop_s,action\na,v0.mp4,0:00.2,1,cut\nb,v1.mp4,0,1,mix\n"),
             "start_s is '0:00.2', not a number\n.*seconds, as 12.5",
         ),
     ],

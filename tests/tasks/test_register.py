@@ -281,9 +281,13 @@ def aliases(workspace):
     return {alias: int(version) for alias, version in found.items()}
 
 
-def test_the_registry_from_first_version_to_a_planted_pickle(workspace, tmp_path):
+def test_the_registry_from_first_version_to_a_planted_pickle(workspace, tmp_path, capsys):
     """One story, because a store and a logged model take seconds each."""
     register.run(parsed(), workspace)
+    assert (
+        "version 1 is now in the MLflow registry: student, by NLL of the action on validation "
+        "(baseline 1.350, student 1.150)"
+    ) in capsys.readouterr().out
     (first,) = versions(workspace)
     assert aliases(workspace) == {"champion": 1}
     expected = {
