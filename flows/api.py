@@ -26,6 +26,10 @@ def prepare_environment(verbose: bool) -> None:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if verbose else "CRITICAL")
 
 
+API_REMEDY = "start it (prefect server start) or unset PREFECT_API_URL"
+"""What to do where the configured Prefect API does not answer."""
+
+
 @contextmanager
 def prefect_api(clone: Clone) -> Iterator[None]:
     """Use the configured PREFECT_API_URL; where there is none, a server on the loopback while this lasts.
@@ -45,10 +49,7 @@ def prefect_api(clone: Clone) -> Iterator[None]:
 
     if url := PREFECT_API_URL.value():
         if (problem := api_problem()) is not None:
-            raise InfrastructureError(
-                f"Prefect's server {url} does not answer: {problem}\n"
-                "  → start it (prefect server start) or unset PREFECT_API_URL"
-            )
+            raise InfrastructureError(f"Prefect's server {url} does not answer: {problem}\n  → {API_REMEDY}")
         yield
         return
     home = clone.work / "prefect"

@@ -251,7 +251,7 @@ def _remote(clone: Clone) -> str:
 
 
 def _prefect(clone: Clone) -> str:
-    from flows.api import api_problem, prepare_environment
+    from flows.api import API_REMEDY, api_problem, prepare_environment
 
     prepare_environment(verbose=False)
     from prefect.settings import PREFECT_API_URL
@@ -260,9 +260,7 @@ def _prefect(clone: Clone) -> str:
     if not url:
         return f"{version('prefect')}, starts a temporary server for each run"
     if (problem := api_problem()) is not None:
-        raise Trouble(
-            f"{url} does not answer: {problem}", "start it (prefect server start) or unset PREFECT_API_URL"
-        )
+        raise Trouble(f"{url} does not answer: {problem}", API_REMEDY)
     return f"{version('prefect')}, server at {url}"
 
 
