@@ -4,19 +4,23 @@ import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from tasks.atomic import new_file
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
+NO_LABEL = -1
+"""Stands for the class where nobody labelled the clip."""
+
+Split = Literal["train", "val", "test", "unlabelled"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+"""The splits of labelled clips; the labels of unlabelled ones are not looked at."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One labelled stretch of a video. Times in seconds from the video's first frame."""
+    """One stretch of a video. Times in seconds from the video's first frame; unlabelled ones have empty labels."""
 
     clip_id: str
     video: str
@@ -26,6 +30,11 @@ class Clip:
     split: Split
     labels: Mapping[str, str]
     slices: Mapping[str, str]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it has labels."""
+        return self.split != "unlabelled"
 
     @property
     def duration_s(self) -> float:
@@ -124,16 +133,24 @@ def read_videos(index: Path) -> dict[str, Video]:
     return {video.video: video for video in videos}
 
 
+def taught_clips(index: Path) -> list[Clip]:
+    """The clips that teachers teach: the training clips, then those that nobody labelled."""
+    return read_clips(index, "train") + read_clips(index, "unlabelled")
+
+
 def label_indices(clips: list[Clip], heads: Mapping[str, list[str]]) -> dict[str, np.ndarray]:
-    """Head → class index of every clip, int64 (clips,)."""
+    """Head → class index of every clip, int64 (clips,); NO_LABEL for a clip of the split unlabelled."""
     return {
-        head: np.array([classes.index(clip.labels[head]) for clip in clips], dtype=np.int64)
+        head: np.array(
+            [classes.index(clip.labels[head]) if clip.labelled else NO_LABEL for clip in clips],
+            dtype=np.int64,
+        )
         for head, classes in heads.items()
     }
 
 
-def folds(clips: list[Clip], count: int) -> np.ndarray:
-    """Fold of every clip, int (clips,) in 0..count-1: groups stay whole, folds are as even as that allows.
+def folds(clips: list[Clip], count: int) -> dict[str, int]:
+    """Group → its fold in 0..count-1: groups stay whole, folds are as even in clips as that allows.
 
     Groups go, largest first, to the fold that holds the fewest clips; ties by name, so that the same clips
     always give the same folds.
@@ -151,4 +168,4 @@ def folds(clips: list[Clip], count: int) -> np.ndarray:
     for group in sorted(sizes, key=lambda name: (-sizes[name], name)):
         fold_of[group] = filled.index(min(filled))
         filled[fold_of[group]] += sizes[group]
-    return np.array([fold_of[clip.group] for clip in clips], dtype=np.int64)
+    return fold_of

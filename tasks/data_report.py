@@ -22,7 +22,7 @@ matplotlib.use("Agg")
 
 _PICTURES = 24
 _PICTURE_HEIGHT = 120
-_COLOURS = {"train": "#4c78a8", "val": "#f2a541", "test": "#54a24b"}
+_COLOURS = {"train": "#4c78a8", "val": "#f2a541", "test": "#54a24b", "unlabelled": "#b8b8b8"}
 _MOST_CLASSES = 40
 _MOST_REJECTED = 500
 _ONE_LENGTH_S = 1e-3
@@ -154,7 +154,8 @@ def _class_chart(counts: Mapping[str, Mapping[str, int]]) -> Markup:
 def _duration_chart(clips: Sequence[Clip]) -> Markup:
     figure = Figure(figsize=(9, 2.6))
     axes = figure.add_subplot()
-    lengths = [[clip.duration_s for clip in clips if clip.split == split] for split in SPLITS]
+    splits = [split for split in _COLOURS if any(clip.split == split for clip in clips)]
+    lengths = [[clip.duration_s for clip in clips if clip.split == split] for split in splits]
     every = [clip.duration_s for clip in clips]
     # Windows of one length differ by rounding alone, which is too narrow a range to divide.
     room = 0.5 if max(every) - min(every) < _ONE_LENGTH_S else 0.0
@@ -163,8 +164,8 @@ def _duration_chart(clips: Sequence[Clip]) -> Markup:
         bins=30,
         range=(min(every) - room, max(every) + room),
         stacked=True,
-        color=[_COLOURS[split] for split in SPLITS],
-        label=list(SPLITS),
+        color=[_COLOURS[split] for split in splits],
+        label=splits,
     )
     axes.set_xlabel("seconds")
     axes.set_ylabel("clips")
@@ -198,7 +199,8 @@ def _pictures(
                 frame = next(reader.frames(nearest(reader.times_s, [middle]).tolist()))
         except VideoError:  # what it lacks beyond the moments probed is for extract to say
             continue
-        caption = f"{clip.clip_id}: {', '.join(clip.labels.values())} ({clip.split})"
+        labels = ", ".join(filter(None, clip.labels.values())) or "no label"
+        caption = f"{clip.clip_id}: {labels} ({clip.split})"
         pictures.append((caption, _jpeg(frame)))
     return pictures
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from models.distill.method import Taught
 from tasks.atomic import new_folder, write_json
-from tasks.clips import Clip, label_indices, read_clips
+from tasks.clips import Clip, label_indices, read_clips, taught_clips
 from tasks.errors import UserError
 from tasks.layout import Workspace
 from tasks.learner import Learner, Lessons, write_curves
@@ -47,11 +47,16 @@ def run(params: Params, workspace: Workspace, item: str | None) -> None:
         shards=shards,
         validation=[clip for clip in validation if modality.covers(shards.rows(clip.video), clip)],
     )
-    distill(learner, student, read_clips(workspace.index, "train"), validation, workspace.student(item))
+    clips = taught_clips(workspace.index) if student.hears_teachers else read_clips(workspace.index, "train")
+    distill(learner, student, clips, validation, workspace.student(item))
 
 
 def distill(learner: Learner, student: Student, train: list[Clip], validation: list[Clip], out: Path) -> None:
-    """Train `student` on the RGB of the clips of `train` and write the folder `out`."""
+    """Train `student` on the RGB of the clips of `train` and write the folder `out`.
+
+    An epoch shows as many clips as there are labelled ones, so that those without labels cost no training time and
+    baseline and student have the same budget.
+    """
     params = learner.params
     seen = [clip for clip, there in zip(train, learner.seen(train), strict=True) if there]
     if not seen:
@@ -67,7 +72,8 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
                 settled = _settle(learner, student, bank, train, seen, validation, seed)
             lesson = _lesson(learner, settled, bank, train, validation)
             learner = replace(learner, method=settled.method)
-            network, histories[seed, 0] = learner.train(seen, _of(lesson, train, seen), seed, 0)
+            shown = _shown(settled, seen)
+            network, histories[seed, 0] = learner.train(shown, _of(lesson, train, shown), seed, 0)
             committee, figures[str(seed)] = learner.finish([network])
             (folder / f"seed-{seed}").mkdir()
             committee.save(folder / f"seed-{seed}")
@@ -121,12 +127,19 @@ def _lesson(
     )
 
 
-def _of(lesson: Mixed | None, train: list[Clip], seen: list[Clip]) -> Lessons | None:
-    """The lessons of the clips `seen`, in their order."""
+def _of(lesson: Mixed | None, train: list[Clip], shown: list[Clip]) -> Lessons | None:
+    """The lessons of the clips `shown`, in their order."""
     if lesson is None:
         return None
-    ids = {clip.clip_id for clip in seen}
+    ids = {clip.clip_id for clip in shown}
     return lesson.lessons.take([row for row, clip in enumerate(train) if clip.clip_id in ids])
+
+
+def _shown(student: Student, seen: list[Clip]) -> list[Clip]:
+    """The clips that the student learns something from."""
+    if isinstance(student.method, Taught) and student.method.unlabelled_weight:
+        return seen
+    return [clip for clip in seen if clip.labelled]
 
 
 def _told(student: Student, lesson: Mixed | None) -> dict[str, Any]:
@@ -137,8 +150,10 @@ def _told(student: Student, lesson: Mixed | None) -> dict[str, Any]:
         "temperature": student.method.temperature,
         "distillation_weight": student.method.distillation_weight,
         "ground_truth_weight": student.method.ground_truth_weight,
+        "unlabelled_weight": student.method.unlabelled_weight,
         "weights_temperature": lesson.weights_temperature,
         "mix_temperature": lesson.temperature,
+        "unlabelled_mix_temperature": lesson.unlabelled_temperature,
         "teacher_weights": lesson.weights,
     }
 
@@ -156,11 +171,12 @@ def _settle(
 
     γ of data-set weights needs no training and is left to `mixed`. λ_KD and λ_GT add up to one; λ_KD = 0 is
     the baseline, tried once whatever τ, so that a harmful lesson can be refused. τ and γ are those of the trial
-    with the likeliest actions; then every head takes the λ_KD under which it was likeliest itself.
+    with the likeliest actions; then every head takes the λ_KD under which it was likeliest itself. Clips without labels
+    are learned from (λ_U = 1) unless doing without any lesson was likeliest of all.
     """
     if bank is None or not isinstance(student.method, Taught):
         return student
-    trials = list(_trials(student, learner))
+    trials = list(_trials(student, learner, any(not clip.labelled for clip in seen)))
     if len(trials) == 1:
         return trials[0]
     training = learner.training.model_copy(update={"epochs": learner.params.search.epochs})
@@ -170,13 +186,14 @@ def _settle(
     for trial in trials:
         tried = replace(learner, method=trial.method)
         lesson = _lesson(learner, trial, bank, train, validation)
-        network, _ = tried.train(seen, _of(lesson, train, seen), seed, 0, training)
+        shown = _shown(trial, seen)
+        network, _ = tried.train(shown, _of(lesson, train, shown), seed, 0, training)
         _, figures = tried.finish([network])
         told = ", ".join(f"{head} {values['nll']:.4f}" for head, values in figures.items())
         print(f"auto {learner.name}: {_described(trial)} → validation NLL {told}")
         found.append((trial, figures))
     best, _ = min(found, key=lambda pair: pair[1]["action"]["nll"])
-    if student.method.distillation_weight == "auto":
+    if student.method.distillation_weight == "auto" and not _refuses(best):
         best = _with_shares(best, _shares(best, found, learner.params.class_counts))
     print(f"auto {learner.name}: chosen {_described(best)}")
     return best
@@ -190,9 +207,16 @@ def _shares(
         (trial.method.distillation_weight, figures)
         for trial, figures in found
         if isinstance(trial.method, Taught)
+        and trial.method.unlabelled_weight == best.method.unlabelled_weight  # type: ignore[union-attr]
         and (trial.method.distillation_weight == 0 or _tuned(trial) == _tuned(best))
     ]
     return {head: min(alike, key=lambda pair: pair[1][head]["nll"])[0] for head in heads}  # type: ignore[misc]
+
+
+def _refuses(student: Student) -> bool:
+    """Whether it learns nothing from teachers."""
+    assert isinstance(student.method, Taught)
+    return student.method.distillation_weight == 0 and student.method.unlabelled_weight == 0
 
 
 def _tuned(student: Student) -> tuple[Any, Any]:
@@ -213,17 +237,17 @@ def _described(student: Student) -> str:
     assert isinstance(student.method, Taught)
     assert student.ensemble is not None
     return (
-        f"λ {student.method.distillation_weight}, τ {student.method.temperature:g}, "
-        f"γ {student.ensemble.weights_temperature}"
+        f"λ {student.method.distillation_weight}, λ_U {student.method.unlabelled_weight:g}, "
+        f"τ {student.method.temperature:g}, γ {student.ensemble.weights_temperature}"
     )
 
 
-def _trials(student: Student, learner: Learner) -> Any:
-    """Every student that `auto` may stand for, each once."""
+def _trials(student: Student, learner: Learner, unlabelled: bool) -> Any:
+    """Every student that `auto` may stand for, each once; `unlabelled`: there are clips without labels."""
     method, search = student.method, learner.params.search
     assert isinstance(method, Taught)
     assert student.ensemble is not None
-    shares = (
+    shares: list[Any] = (
         search.distillation_weight if method.distillation_weight == "auto" else [method.distillation_weight]
     )
     temperatures = search.temperature if method.temperature == "auto" else [method.temperature]
@@ -231,11 +255,22 @@ def _trials(student: Student, learner: Learner) -> Any:
     gammas: list[Any] = (
         list(search.weights_temperature) if per_sample else [student.ensemble.weights_temperature]
     )
-    for share, (temperature, gamma) in itertools.product(shares, itertools.product(temperatures, gammas)):
-        if share == 0 and (temperature, gamma) != (temperatures[0], gammas[0]):
+    open_question = method.unlabelled_weight == "auto" and unlabelled
+    told_of: list[Any] = [method.unlabelled_weight]
+    if method.unlabelled_weight == "auto":
+        told_of = [1.0, 0.0] if unlabelled else [0.0]
+    for share, temperature, gamma, told in itertools.product(shares, temperatures, gammas, told_of):
+        silent = share == 0 and told == 0
+        again = silent and (temperature, gamma) != (temperatures[0], gammas[0])
+        if again or (open_question and told == 0 and not silent):
             continue
         truth = 1 - share if method.distillation_weight == "auto" else method.ground_truth_weight
-        update = {"temperature": temperature, "distillation_weight": share, "ground_truth_weight": truth}
+        update = {
+            "temperature": temperature,
+            "distillation_weight": share,
+            "ground_truth_weight": truth,
+            "unlabelled_weight": told,
+        }
         yield student.model_copy(
             update={
                 "method": method.model_copy(update=update),

@@ -27,7 +27,7 @@ from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
 from tasks.progress import Progress
 from tasks.settings import settings
-from tasks.splitting import Member, split_groups
+from tasks.splitting import members, split_groups
 from tasks.stores import s3
 from tasks.stores.probe import Prober
 from tasks.stores.video import VideoError
@@ -47,7 +47,8 @@ class Summary:
         heads: label head → classes.
         slices: columns that get a table of their own.
         clips, videos, groups: how many.
-        splits: clips of each split that the annotations give.
+        splits: labelled clips of each split that the annotations give.
+        unlabelled: clips without any label.
         training_groups: groups that would train a teacher.
         missing_videos: names of videos that are not there.
         sound, detections: whether some video has them.
@@ -62,6 +63,7 @@ class Summary:
     videos: int
     groups: int
     splits: dict[str, int]
+    unlabelled: int
     training_groups: int
     missing_videos: list[str]
     sound: bool
@@ -163,7 +165,12 @@ def survey(folder: Path, source: str, shares: params.Data) -> Summary:
         clips=len(clips),
         videos=len(videos),
         groups=len({clip.group or clip.video for clip in clips}),
-        splits={split: count for split in SPLITS if (count := sum(clip.split == split for clip in clips))},
+        splits={
+            split: count
+            for split in SPLITS
+            if (count := sum(clip.split == split and clip.labelled for clip in clips))
+        },
+        unlabelled=sum(not clip.labelled for clip in clips),
         training_groups=_training_groups(clips, next(iter(heads)), shares),
         missing_videos=missing,
         sound=_any_sound(present),
@@ -183,8 +190,9 @@ def _format(folder: Path) -> tuple[str, Dataset]:
 
 
 def _training_groups(clips: Sequence[AnnotatedClip], head: str, shares: params.Data) -> int:
-    members = [Member(clip.group or clip.video, clip.labels[head], clip.split) for clip in clips]
-    split_of = split_groups(members, shares.validation_share, shares.test_share, shares.split_seed)
+    split_of = split_groups(
+        members(clips, [head]), shares.validation_share, shares.test_share, shares.split_seed
+    )
     return list(split_of.values()).count("train")
 
 
@@ -295,6 +303,7 @@ def _fit_head_weights(document: Any, found: Summary, notes: list[str]) -> None:
         }
         method.update({weight: unmeasured[weight] for weight in stale})
         if "distillation_weight" in stale:
+            method["unlabelled_weight"] = "auto"
             notes.append(f"students.{name} now settles distillation_weight on validation (auto)")
 
 
@@ -412,6 +421,8 @@ def _tell(found: Summary, dry_run: bool) -> None:
     print(f"format {found.format}; sound: {_yes(found.sound)}; detections: {_yes(found.detections)}")
     splits = ", ".join(f"{split} {count} clips" for split, count in found.splits.items())
     print(f"splits: {splits or 'none given, they will be drawn by group'}")
+    if found.unlabelled:
+        print(f"{found.unlabelled} clips have no label; students learn from them what the teachers say")
     if found.missing_videos:
         print(f"{len(found.missing_videos)} video(s) are missing, the first {found.missing_videos[0]!r}")
     for note in found.notes:

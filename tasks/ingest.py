@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from tasks.atomic import digest, file_digest, new_file, new_folder, write_json
-from tasks.clips import SPLITS, Clip, Video, write_clips, write_videos
+from tasks.clips import SPLITS, Clip, Split, Video, write_clips, write_videos
 from tasks.data_report import write_report
 from tasks.datasets import dataset
 from tasks.datasets.annotations import AnnotatedClip, Dataset, check
@@ -23,7 +23,7 @@ from tasks.layout import Workspace
 from tasks.params import Data, Params
 from tasks.progress import Progress
 from tasks.settings import settings
-from tasks.splitting import Member, split_groups
+from tasks.splitting import members, split_groups
 from tasks.stores.probe import Probe, Prober, ProbeStopped
 from tasks.stores.video import VideoError
 
@@ -67,10 +67,16 @@ class Index:
                     "clips": sum(clip.split == split for clip in self.clips),
                     "groups": len({clip.group for clip in self.clips if clip.split == split}),
                 }
-                for split in SPLITS
+                for split in self.splits
             },
             "classes": {head: self._class_counts(head, classes) for head, classes in heads.items()},
         }
+
+    @property
+    def splits(self) -> list[Split]:
+        """The splits of labelled clips, and unlabelled where there are such."""
+        more: list[Split] = ["unlabelled"] if any(not clip.labelled for clip in self.clips) else []
+        return [*SPLITS, *more]
 
     def _class_counts(self, head: str, classes: Sequence[str]) -> dict[str, dict[str, int]]:
         counts = Counter((clip.labels[head], clip.split) for clip in self.clips)
@@ -123,7 +129,7 @@ def ingest(data: Data, raw: Path, work: Path) -> Index:
     videos, clips = _probed(clips, files, reader, raw, work / "probes", rejected)
     try:
         _refuse_emptied_splits(clips, annotated)
-        split = _split(clips, data)
+        split = _split(clips, data, rejected, raw)
         _refuse_too_little(split, annotated, data, reader)
     except UserError:
         write_quarantine(work / "quarantine.csv", rejected)
@@ -143,7 +149,7 @@ def _consistent(clips: Iterable[AnnotatedClip], rejected: list[Rejected], raw: P
     """The clips whose own row makes sense."""
     kept = []
     for clip in clips:
-        missing = [head for head, label in clip.labels.items() if not label]
+        missing = [head for head, label in clip.labels.items() if clip.labelled and not label]
         if missing:
             rejected.append(_reject(clip, f"the label {missing[0]} is missing", raw))
         elif clip.start_s < 0:
@@ -300,23 +306,35 @@ def _detections_digest(video: str, reader: Dataset, raw: Path, rejected: list[Re
     return file_digest(path)
 
 
-def _split(clips: Sequence[AnnotatedClip], data: Data) -> list[Clip]:
-    first_head = next(iter(data.heads))
-    members = [Member(clip.group or clip.video, clip.labels[first_head], clip.split) for clip in clips]
-    split_of = split_groups(members, data.validation_share, data.test_share, data.split_seed)
-    return [
-        Clip(
-            clip_id=clip.clip_id,
-            video=clip.video,
-            start_s=clip.start_s,
-            stop_s=clip.stop_s,  # type: ignore[arg-type]  # _fit has set it
-            group=member.group,
-            split=split_of[member.group],
-            labels={head: clip.labels[head] for head in data.heads},
-            slices={name: clip.slices.get(name, "") for name in data.slices},
+def _split(clips: Sequence[AnnotatedClip], data: Data, rejected: list[Rejected], raw: Path) -> list[Clip]:
+    """The clips with their splits; labelled ones by group, the others unlabelled.
+
+    A person who is tested must not be learned from, not even without labels: such clips are rejected.
+    """
+    split_of = split_groups(
+        members(clips, data.heads), data.validation_share, data.test_share, data.split_seed
+    )
+    placed = []
+    for clip in clips:
+        group = clip.group or clip.video
+        split = split_of.get(group, "unlabelled")
+        if not clip.labelled and split in ("val", "test"):
+            reason = f"is to be learned from, but its group {group!r} was drawn for the split {split}"
+            rejected.append(_reject(clip, reason, raw))
+            continue
+        placed.append(
+            Clip(
+                clip_id=clip.clip_id,
+                video=clip.video,
+                start_s=clip.start_s,
+                stop_s=clip.stop_s,  # type: ignore[arg-type]  # _fit has set it
+                group=group,
+                split=split if clip.labelled else "unlabelled",
+                labels={head: clip.labels[head] if clip.labelled else "" for head in data.heads},
+                slices={name: clip.slices.get(name, "") for name in data.slices},
+            )
         )
-        for clip, member in zip(clips, members, strict=True)
-    ]
+    return placed
 
 
 def _refuse_emptied_splits(clips: Sequence[AnnotatedClip], annotated: Sequence[AnnotatedClip]) -> None:
@@ -324,9 +342,9 @@ def _refuse_emptied_splits(clips: Sequence[AnnotatedClip], annotated: Sequence[A
 
     Drawing another in its place would move groups out of the split that the annotations give them.
     """
-    left = {clip.split for clip in clips}
+    left = {clip.split for clip in clips if clip.labelled}
     for split in SPLITS:
-        given = [clip for clip in annotated if clip.split == split]
+        given = [clip for clip in annotated if clip.split == split and clip.labelled]
         if clips and given and split not in left:
             raise UserError(
                 f"none of the {len(given)} clip(s) of the split {split} can be used",

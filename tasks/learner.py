@@ -216,6 +216,7 @@ class Learner:
                     training=training,
                     seed=seed,
                     clips=len(clips),
+                    shown=sum(clip.labelled for clip in clips),
                     batches=functools.partial(self._batches, clips, seed),
                     objective=objective,
                     companion=companion,

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from models.calibration import fit_temperature, nll
-from models.ensemble import Space, Weighting, cross_entropies, mix, weights
+from models.ensemble import Space, Weighting, cross_entropies, data_set_weights, mix, normalise, weights
+from tasks.clips import NO_LABEL
 from tasks.learner import Lessons
 from tasks.params import Ensemble
 from tasks.teach import Teachings
@@ -23,12 +24,14 @@ class Mixed:
         weights: head → teacher → its mean weight over the training clips.
         weights_temperature: head → γ.
         temperature: head → what the mix was divided by.
+        unlabelled_temperature: the same for clips that nobody labelled; empty where there are none.
     """
 
     lessons: Lessons
     weights: dict[str, dict[str, float]]
     weights_temperature: dict[str, float]
     temperature: dict[str, float]
+    unlabelled_temperature: dict[str, float]
 
 
 def mixed(
@@ -46,9 +49,12 @@ def mixed(
     mix gets a temperature of its own, fitted where the teachers did not learn. Per-sample weights have seen the
     label; what they mix is left as it is.
 
+    Clips that nobody labelled were seen by all networks of a teacher, as validation clips are: their mix is calibrated
+    on those. Where weights are per sample theirs are those of the data set.
+
     Args:
         bank: teacher → teachings.
-        train_labels: head → int64 (clips,).
+        train_labels: head → int64 (clips,), NO_LABEL for clips that nobody labelled.
         val_labels: head → int64 (clips,).
         candidates: for γ = auto; of them the one whose mix is most likely on the validation clips (data-set
             weights; the caller settles it for per-sample weights).
@@ -57,18 +63,24 @@ def mixed(
     """
     names = list(bank)
     present = torch.from_numpy(np.stack([bank[name].train_present for name in names], 1))
-    log_probs, mean_weights, chosen, temperatures = {}, {}, {}, {}
+    log_probs, mean_weights, chosen, temperatures, unlabelled = {}, {}, {}, {}, {}
     for head, labels in train_labels.items():
-        truth, seen = torch.from_numpy(labels), present.any(1)
+        told = torch.from_numpy(labels != NO_LABEL)
+        truth, seen = torch.from_numpy(labels), present.any(1) & told
         said = torch.from_numpy(np.stack([bank[name].train[head] for name in names], 2))
         clips, views, teachers, classes = said.shape
-        loss = cross_entropies(said.flatten(0, 1), truth.repeat_interleave(views))
-        loss = loss.view(clips, views, teachers).mean(1)
+        loss = cross_entropies(said[told].flatten(0, 1), truth[told].repeat_interleave(views))
+        loss = loss.view(-1, views, teachers).mean(1)
         val = _Validation.of(bank, head, val_labels[head])
         gamma = ensemble.weights_temperature
         if gamma == "auto":
             gamma = 1.0 if ensemble.weights == "uniform" else val.choose(candidates, ensemble.space)
-        share = weights(ensemble.weights, loss, gamma, present)
+        share = torch.empty(clips, teachers)
+        share[told] = weights(ensemble.weights, loss, gamma, present[told])
+        if not told.all():
+            of_data_set = data_set_weights(loss, gamma, present[told])
+            even = torch.ones(teachers)
+            share[~told] = normalise(even if ensemble.weights == "uniform" else of_data_set, present[~told])
         spread = share[:, None].expand(clips, views, teachers).reshape(-1, teachers)
         lesson = mix(said.flatten(0, 1), spread, ensemble.space).view(clips, views, classes)
         if ensemble.views == "mean":
@@ -79,7 +91,10 @@ def mixed(
             temperatures[head] = fit_temperature(flat, truth[seen].repeat_interleave(views))
         elif ensemble.weights != "per_sample":
             temperatures[head] = val.temperature(gamma, ensemble)
-        log_probs[head] = (lesson / temperatures[head]).log_softmax(-1).float().numpy()
+        divisor = torch.full((clips, 1, 1), temperatures[head])
+        if not told.all():
+            divisor[~told] = unlabelled[head] = val.temperature(gamma, ensemble)
+        log_probs[head] = (lesson / divisor).log_softmax(-1).float().numpy()
         mean_weights[head] = dict(zip(names, share[seen].mean(0).tolist(), strict=True))
         chosen[head] = gamma
     heard = present.any(1).numpy()
@@ -93,7 +108,8 @@ def mixed(
     for head, values in log_probs.items():
         content.update(head.encode())
         content.update(np.ascontiguousarray(values).data)
-    return Mixed(Lessons(log_probs, heard, given, content.hexdigest()), mean_weights, chosen, temperatures)
+    lessons = Lessons(log_probs, heard, given, content.hexdigest())
+    return Mixed(lessons, mean_weights, chosen, temperatures, unlabelled)
 
 
 @dataclass(frozen=True)
@@ -131,5 +147,6 @@ class _Validation:
         return min(sorted(candidates, reverse=True), key=loss)
 
     def temperature(self, gamma: float, ensemble: Ensemble) -> float:
-        """The temperature that calibrates the mix."""
-        return fit_temperature(self._mix(ensemble.weights, gamma, ensemble.space), self.labels)
+        """The temperature that calibrates the mix; weights that see the label are those of the data set here."""
+        weighting: Weighting = "uniform" if ensemble.weights == "uniform" else "data_set"
+        return fit_temperature(self._mix(weighting, gamma, ensemble.space), self.labels)

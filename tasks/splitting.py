@@ -2,10 +2,11 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tasks.clips import SPLITS, Split
+from tasks.datasets.annotations import AnnotatedClip
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,14 @@ class Member:
     group: str
     label: str
     split: str
+
+
+def members(clips: Iterable[AnnotatedClip], heads: Iterable[str]) -> list[Member]:
+    """What splitting looks at of the labelled clips: the class is that of the first of `heads`."""
+    head = next(iter(heads))
+    return [
+        Member(clip.group or clip.video, clip.labels[head], clip.split) for clip in clips if clip.labelled
+    ]
 
 
 def split_groups(

@@ -2,7 +2,8 @@
 
 A training view is a pure function of (clip, seed, number), so this bank is computed once and reused by every
 student, method and sweep. A clip's teaching comes from the one network that never saw the clip's group; with
-folds: 1 there is none, and the teaching is what the network memorised (methods.md, defect 2).
+folds: 1 there is none, and the teaching is what the network memorised (methods.md, defect 2). A group in which
+nobody labelled a clip was seen by no network: its teachings are the mean of all.
 """
 
 import json
@@ -15,14 +16,14 @@ from safetensors.numpy import load_file, save
 
 from models.calibration import fit_temperature
 from tasks.atomic import new_folder, write_json
-from tasks.clips import Clip, label_indices, read_clips
+from tasks.clips import NO_LABEL, Clip, label_indices, read_clips, taught_clips
 from tasks.errors import UserError
 from tasks.inference import training_view_logits, view_logits
 from tasks.layout import Workspace
 from tasks.learner import Hints, Learner
 from tasks.networks import Committee
 from tasks.params import Params
-from tasks.train_teacher import fold_of, teacher_learner
+from tasks.train_teacher import NO_FOLD, fold_of, teacher_learner
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Teachings:
     """The bank of one teacher and seed: calibrated logits.
 
     Attributes:
-        train: head → float32 (clips, views, classes), for the training clips in the order of the index.
+        train: head → float32 (clips, views, classes), for the training clips in the order of the index, then for the
+            unlabelled ones.
         train_present: bool (clips,): the clip has the teacher's modality.
         val: head → float32 (clips, classes), one test view of every validation clip.
         val_present: bool (clips,).
@@ -66,7 +68,8 @@ class Teachings:
         present = tensors["train_present"]
         hints = None
         if "hints_moments" in tensors:
-            hints = Hints(tensors["hints_moments"], tensors["hints_member"], present)
+            member = tensors["hints_member"]
+            hints = Hints(tensors["hints_moments"], member, present & (member != NO_FOLD))
         return cls(part("train"), present, part("val"), tensors["val_present"], hints)
 
 
@@ -74,7 +77,7 @@ def run(params: Params, workspace: Workspace, item: str | None) -> None:
     """Write artifacts/teachings/<item> for every seed."""
     assert item is not None
     learner = teacher_learner(params, workspace, item)
-    train, validation = read_clips(workspace.index, "train"), read_clips(workspace.index, "val")
+    train, validation = taught_clips(workspace.index), read_clips(workspace.index, "val")
     with new_folder(workspace.teachings / item) as folder:
         for seed in params.seeds:
             committee = Committee.load(workspace.teacher(item) / f"seed-{seed}")
@@ -87,32 +90,36 @@ def run(params: Params, workspace: Workspace, item: str | None) -> None:
 def teach(
     learner: Learner, committee: Committee, train: list[Clip], validation: list[Clip], seed: int
 ) -> Teachings:
-    """What the committee says of the training views and of the validation clips.
+    """What the committee says of the training views of `train` (see `taught_clips`) and of the validation clips.
 
     Out-of-fold predictions get a temperature of their own, fitted on themselves: a single network is calibrated
     otherwise than the committee's mean.
     """
-    out_of_fold, seen, hints = _out_of_fold(learner, committee, train, seed)
+    member = np.array(fold_of(learner, train))
+    unseen, seen, hints = _by_who_never_saw(learner, committee, train, member, seed)
     labels = label_indices(train, learner.params.data.heads)
     cross_fitted = len(committee.members) > 1
     calibrated = {}
-    for head, values in out_of_fold.items():
-        temperature = committee.temperature[head]
+    for head, values in unseen.items():
+        temperature = np.full(len(train), committee.temperature[head], np.float32)
         if cross_fitted:
-            flat = torch.from_numpy(values[seen].reshape(-1, values.shape[-1]))
-            truth = torch.from_numpy(labels[head][seen]).repeat_interleave(values.shape[1])
-            temperature = fit_temperature(flat, truth)
-        calibrated[head] = values / np.float32(temperature)
+            rows = seen & (labels[head] != NO_LABEL)
+            flat = torch.from_numpy(values[rows].reshape(-1, values.shape[-1]))
+            truth = torch.from_numpy(labels[head][rows]).repeat_interleave(values.shape[1])
+            temperature[member != NO_FOLD] = fit_temperature(flat, truth)
+        calibrated[head] = values / temperature[:, None, None]
     said, heard = view_logits(committee, learner.shards, validation, 1, 1)
     val = {head: values[:, 0] / np.float32(committee.temperature[head]) for head, values in said.items()}
     return Teachings(calibrated, seen, val, heard, hints)
 
 
-def _out_of_fold(
-    learner: Learner, committee: Committee, clips: list[Clip], seed: int
+def _by_who_never_saw(
+    learner: Learner, committee: Committee, clips: list[Clip], member: np.ndarray, seed: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray, Hints | None]:
-    """Raw logits of every training view by the member that did not learn from the clip, who was seen, and hints."""
-    member = np.array(fold_of(learner, clips))
+    """Raw logits of every training view, which clips were seen, and hints.
+
+    They come from the network `member` of each clip, where it is NO_FOLD from all, and then without hints.
+    """
     views = committee.spec.views
     logits = {
         head: np.zeros((len(clips), views.per_clip, len(classes)), np.float32)
@@ -122,18 +129,20 @@ def _out_of_fold(
     wanted = learner.params.teachers[learner.name].hints
     width = int(committee.members[0].backbone.width) if wanted else 0  # type: ignore[arg-type]
     moments = np.zeros((len(clips), views.per_clip, views.frames, width), np.float16)
-    for fold in range(len(committee.members)):
+    for fold in np.unique(member):
         rows = np.flatnonzero(member == fold)
-        own = np.zeros((len(rows), *moments.shape[1:]), np.float32) if wanted else None
+        speaker = committee if fold == NO_FOLD else committee.alone(fold)
+        own = np.zeros((len(rows), *moments.shape[1:]), np.float32) if wanted and fold != NO_FOLD else None
         said, there = training_view_logits(
-            committee.alone(fold), learner.shards, [clips[row] for row in rows], seed, moments=own
+            speaker, learner.shards, [clips[row] for row in rows], seed, moments=own
         )
         seen[rows] = there
         for head, values in said.items():
             logits[head][rows] = values
         if own is not None:
             moments[rows[there]] = _standardised(own[there])
-    return logits, seen, Hints(moments, member, seen) if wanted else None
+    hints = Hints(moments, member, seen & (member != NO_FOLD)) if wanted else None
+    return logits, seen, hints
 
 
 def _standardised(moments: np.ndarray) -> np.ndarray:

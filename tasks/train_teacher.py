@@ -50,21 +50,27 @@ def teacher_learner(params: Params, workspace: Workspace, name: str) -> Learner:
     )
 
 
+NO_FOLD = -1
+
+
 def fold_of(learner: Learner, clips: list[Clip]) -> list[int]:
-    """The fold of every training clip; member k of the committee never sees fold k (with one fold: all).
+    """The fold of every clip's group; member k of the committee never sees fold k (with one fold: all).
+
+    Folds are made of the labelled clips. Groups without any are in no fold (NO_FOLD): no member ever sees them.
 
     Raises:
         UserError: fewer groups than folds.
     """
     count = learner.params.teachers[learner.name].folds
     try:
-        return [int(fold) for fold in folds(clips, count)]
+        fold = folds([clip for clip in clips if clip.labelled], count)
     except ValueError as error:
         raise UserError(
             f"teachers.{learner.name}.folds: {error}",
             file=learner.workspace.params,
             remedy="lower folds, or give annotations.csv a finer `group`",
         ) from None
+    return [fold.get(clip.group, NO_FOLD) for clip in clips]
 
 
 def member_clips(learner: Learner, clips: list[Clip], member: int) -> list[Clip]:

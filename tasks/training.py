@@ -39,7 +39,8 @@ class Course:
         title: shown while it runs.
         training: budget and recipe.
         seed: of weights, order and dropout.
-        clips: how many clips an epoch shows.
+        clips: how many there are to learn from.
+        shown: how many of them an epoch shows; the others wait for the next.
         batches: renders the batches of (row, view number) pairs it is given.
         objective: loss of what the network says of a batch.
         companion: layers that the objective trains beside the network; thrown away after.
@@ -52,6 +53,7 @@ class Course:
     training: Training
     seed: int
     clips: int
+    shown: int
     batches: Callable[[Sequence[Sequence[tuple[int, int]]]], Iterable[Batch]]
     objective: Callable[[Output, Batch], Losses]
     companion: nn.Module
@@ -76,7 +78,7 @@ def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
     optimizer = torch.optim.AdamW(groups, lr=training.learning_rate)
     average = ModelEmaV3(network, decay=training.ema) if training.ema else None
     history = _resume(course.checkpoint, trained, optimizer, average)
-    steps = max(1, course.clips // training.batch)
+    steps = max(1, course.shown // training.batch)
     with Progress(course.title, training.epochs, "epochs") as progress:
         progress.advance(len(history))
         for past in history:
@@ -105,13 +107,13 @@ def _one_epoch(
     epoch: int,
     steps: int,
 ) -> dict[str, float]:
-    """Show every clip once; the mean losses as `train_loss` and `train_<part>`."""
+    """Show the clips of one epoch; the mean losses as `train_loss` and `train_<part>`."""
     training, there = course.training, device()
     torch.manual_seed(_mixed(course.seed, epoch))
     network = trained.train()[0]
     totals: dict[str, float] = {}
     shown = 0
-    places = epoch_places(course.clips, training.batch, course.seed, epoch)
+    places = epoch_places(course.clips, course.shown, training.batch, course.seed, epoch)
     for number, batch in enumerate(course.batches(places)):
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * rate_factor(training, epoch * steps + number, steps)
@@ -142,14 +144,23 @@ def _refuse_no_number(what: str, value: torch.Tensor, course: Course, epoch: int
         )
 
 
-def epoch_places(clips: int, batch: int, seed: int, epoch: int) -> list[list[tuple[int, int]]]:
-    """The batches of an epoch as (row, epoch) pairs: every clip once, in an order of this seed and epoch's own.
+def epoch_places(clips: int, shown: int, batch: int, seed: int, epoch: int) -> list[list[tuple[int, int]]]:
+    """The batches of an epoch as (row, round) pairs.
 
-    What is left over after full batches is spread over them, so that no batch is too small to normalise over.
+    Clips are shown round after round, each once a round, in an order of this seed and round's own; an epoch is the next
+    `shown` of them. What is left over after full batches is spread over them, so that no batch is too small to
+    normalise over.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(clips)
-    parts = np.array_split(order, max(1, clips // batch))
-    return [[(int(row), epoch) for row in part] for part in parts]
+    first, last = epoch * shown, (epoch + 1) * shown
+    rounds = range(first // clips, (last - 1) // clips + 1)
+    stream = [
+        (int(row), number)
+        for number in rounds
+        for row in np.random.default_rng([seed, number]).permutation(clips)
+    ]
+    begin = first - rounds[0] * clips
+    parts = np.array_split(np.arange(begin, begin + shown), max(1, shown // batch))
+    return [[stream[place] for place in part] for part in parts]
 
 
 def rate_factor(training: Training, step: int, steps: int) -> float:

@@ -1,7 +1,8 @@
 """Who is filmed, with what, and doing what: participants, their clips, and the split between them.
 
 Everything here is drawn from one seed; nothing here paints, sounds or writes. A participant belongs to
-exactly one split, and performs every action once, in three sessions (videos), in an order of their own.
+exactly one split, and performs every action once, in three sessions (videos), in an order of their own. The
+last ten were filmed by small cameras and nobody labelled what they do.
 """
 
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ ACTIONS = tuple(
 )
 
 SESSIONS = 3
-WITHOUT_SOUND = frozenset({"P03_2", "P08_1", "P11_3", "P14_2"})
-WITHOUT_DETECTIONS = frozenset({"P02_1", "P06_3", "P12_2", "P16_1"})
+WITHOUT_SOUND = frozenset({"P03_2", "P08_1", "P11_3", "P14_2", "P19_2"})
+WITHOUT_DETECTIONS = frozenset({"P02_1", "P06_3", "P12_2", "P16_1", "P24_1"})
 
 # split, kitchen, light, (width, height), frames a second, audio Hz, audio channels: fixed, so that every
 # split holds every light and no split owns a frame rate.
@@ -41,7 +42,19 @@ _EQUIPMENT = (
     ("test", "plaster", "dim", (160, 120), 15, 44100, 1),
     ("test", "steel", "lamp", (176, 100), 24, 22050, 1),
     ("test", "tiles", "day", (144, 108), 25, 16000, 2),
+    ("unlabelled", "steel", "day", (128, 96), 12, 16000, 1),
+    ("unlabelled", "tiles", "lamp", (128, 96), 15, 16000, 1),
+    ("unlabelled", "wood", "dim", (128, 96), 12, 22050, 1),
+    ("unlabelled", "brick", "day", (128, 96), 12, 16000, 1),
+    ("unlabelled", "plaster", "dim", (128, 96), 15, 16000, 1),
+    ("unlabelled", "tiles", "day", (144, 108), 12, 16000, 1),
+    ("unlabelled", "brick", "lamp", (128, 96), 12, 22050, 1),
+    ("unlabelled", "wood", "day", (128, 96), 15, 16000, 1),
+    ("unlabelled", "plaster", "lamp", (128, 96), 12, 16000, 1),
+    ("unlabelled", "steel", "dim", (128, 96), 12, 16000, 1),
 )
+LABELLED = sum(split != "unlabelled" for split, *_ in _EQUIPMENT)
+"""How many participants, the first ones, have labelled clips."""
 
 _SKINS = ((241, 208, 182), (224, 172, 132), (198, 140, 98), (150, 98, 64), (104, 66, 44), (76, 50, 38))
 # Speeds run from a slow hand (this) to a quick one (its inverse), so that tempo alone names no object.
@@ -107,7 +120,7 @@ def generator(seed: int, *path: int) -> np.random.Generator:
 
 
 def participants(seed: int) -> list[Participant]:
-    """The sixteen participants, P01 to P16, of this seed."""
+    """All participants, P01 to P26, of this seed."""
     return [_participant(seed, index) for index in range(len(_EQUIPMENT))]
 
 

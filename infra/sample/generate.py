@@ -1,10 +1,10 @@
 """Renders the sample data set: first-person kitchen clips in the raw format that `understudy import` reads.
 
-    python -m infra.sample.generate data/raw            # the data set, about 10 MB
+    python -m infra.sample.generate data/raw            # the data set, about 15 MB
     python -m infra.sample.generate --sheet docs/sample.png
 
 Sixteen participants (nine train, three val, four test) perform each of 34 actions once: eight verbs on five
-nouns. One gesture (motion.py) drives picture, sound and boxes, so every modality tells of the same movement,
+nouns. Ten more do the same, but nobody labelled their clips: only teachers can say what they show. One gesture (motion.py) drives picture, sound and boxes, so every modality tells of the same movement,
 each in its own way:
 
 - **rgb** holds everything, but faintly: small frames, low light, camera shake, lens and exposure blur,
@@ -56,7 +56,8 @@ _README = """# Sample data set: a rendered kitchen
 {clips} clips of {verbs} verbs and {nouns} nouns by {people} participants, drawn by `infra/sample` (seed
 {seed}) in the raw format of this project: `videos/` (H.264, AAC), `annotations.csv`,
 `detections/<video>.jsonl`. Nothing in it was filmed. `group` is the participant, `light` and `kitchen` are
-slices. Some videos have no sound, some no detections. The data is dedicated to the public domain under CC0
+slices. Some videos have no sound, some no detections. Clips of the split `unlabelled` are cut at the actions,
+but nothing says which. The data is dedicated to the public domain under CC0
 1.0.
 """
 
@@ -75,19 +76,20 @@ def generate(out: Path, seed: int = SEED, people: int | None = None) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(rows)
-    counts = {name: len({row[column] for row in rows}) for name, column in (("verbs", 4), ("nouns", 5))}
+    counts = {name: len({row[column] for row in rows} - {""}) for name, column in (("verbs", 4), ("nouns", 5))}
     (out / "README.md").write_text(_README.format(clips=len(rows), people=len(cast), seed=seed, **counts))
 
 
 def _annotations(person: Participant, session: Session) -> list[tuple]:
+    labelled = person.split != "unlabelled"
     return [
         (
             c.clip_id,
             session.video,
             c.start_s,
             c.stop_s,
-            c.verb,
-            c.noun,
+            c.verb if labelled else "",
+            c.noun if labelled else "",
             person.name,
             person.split,
             person.light,

@@ -15,7 +15,7 @@ from torch.nn import functional
 from models.network import Logits, Output
 
 Labels = dict[str, Tensor]
-"""Class of each label head, (batch,), int64."""
+"""Class of each label head, (batch,), int64; negative where nobody labelled the clip."""
 
 
 class Hint(NamedTuple):
@@ -108,31 +108,46 @@ class Taught(Method):
         temperature: τ, softens teacher and student alike; "auto" is settled on validation before training.
         distillation_weight: λ_KD of all heads or of each; "auto" is settled likewise, for each.
         ground_truth_weight: λ_GT of all heads or of each.
+        unlabelled_weight: λ_U, of the teachers' word on clips that nobody labelled; 0 leaves those clips out, "auto"
+            is settled likewise.
         head_weights: ω of each head, on the labels' loss only; None weighs all heads 1.
     """
 
     temperature: PositiveFloat | Literal["auto"]
     distillation_weight: Weight | Literal["auto"]
     ground_truth_weight: Weight
+    unlabelled_weight: NonNegativeFloat | Literal["auto"]
     head_weights: dict[str, NonNegativeFloat] | None
 
     def mixed_loss(self, student: Output, lesson: Lesson | None, labels: Labels) -> Losses:
-        """Return mean_a λ_KD^a τ² KL(p̄^a ‖ p_S^a) + λ_GT^a ω_a CE^a; clips without a teacher have only the second.
+        """Return mean_a λ^a τ² KL(p̄^a ‖ p_S^a) + λ_GT^a ω_a CE^a.
+
+        λ is λ_KD where the clip is labelled, and λ_U where it is not, which has no CE. Clips without a teacher have
+        only the CE.
 
         Raises:
             ValueError: no lesson, heads or shapes disagree, or a value is still "auto".
         """
-        if self.temperature == "auto" or self.distillation_weight == "auto":
-            raise ValueError("temperature and distillation_weight must be numbers before a training")
+        if (
+            self.temperature == "auto"
+            or self.distillation_weight == "auto"
+            or self.unlabelled_weight == "auto"
+        ):
+            raise ValueError("what is auto must be settled before a training")
         if lesson is None:
             raise ValueError("a lesson is needed: name the teachers whose teachings are to be used")
         heads = student.logits
+        refuse_other_heads(heads, labels, "labels")
         taught = _of_each_head(self.distillation_weight, heads, "distillation_weight")
         told = _of_each_head(self.ground_truth_weight, heads, "ground_truth_weight")
         if self.head_weights is not None:
             refuse_other_heads(heads, self.head_weights, "head_weights")
             told = {head: weight * self.head_weights[head] for head, weight in told.items()}
-        distilled = distillation(heads, lesson, self.temperature, taught)
+        share = {
+            head: torch.where(labels[head] < 0, self.unlabelled_weight, weight)
+            for head, weight in taught.items()
+        }
+        distilled = distillation(heads, lesson, self.temperature, share)
         truth = ground_truth(heads, labels, told)
         parts = {"distillation": distilled.detach(), "ground_truth": truth.detach()}
         return Losses(distilled + truth, parts)
@@ -148,6 +163,8 @@ def _of_each_head(weight: Weight, heads: Logits, what: str) -> dict[str, float]:
 def ground_truth(logits: Logits, labels: Labels, head_weights: Mapping[str, float] | None) -> Tensor:
     """Return the mean over heads of weighted cross-entropy, mean_a ω_a CE(z^a, y^a).
 
+    Clips without a label count as zero and stay in the average: a clip weighs the same in every batch.
+
     Args:
         logits: (batch, classes) of each head.
         labels: (batch,) of the same heads.
@@ -160,14 +177,20 @@ def ground_truth(logits: Logits, labels: Labels, head_weights: Mapping[str, floa
     if head_weights is not None:
         refuse_other_heads(logits, head_weights, "head_weights")
     losses = [
-        (head_weights[head] if head_weights else 1.0) * functional.cross_entropy(widen(values), labels[head])
+        (head_weights[head] if head_weights else 1.0) * _cross_entropy(widen(values), labels[head]).mean()
         for head, values in logits.items()
     ]
     return torch.stack(losses).mean()
 
 
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """CE of every clip, (batch,); 0 where the label is negative."""
+    losses = functional.cross_entropy(logits, labels.clamp(min=0), reduction="none")
+    return torch.where(labels >= 0, losses, 0)
+
+
 def distillation(
-    logits: Logits, lesson: Lesson, temperature: float, head_weights: Mapping[str, float] | None = None
+    logits: Logits, lesson: Lesson, temperature: float, weights: Mapping[str, Tensor] | None = None
 ) -> Tensor:
     """Return mean_a λ_a τ² KL(softmax(log p̄^a / τ) ‖ softmax(z^a / τ)), averaged over the batch.
 
@@ -177,21 +200,24 @@ def distillation(
         logits: (batch, classes) of each head of the student.
         lesson: of the same clips and heads.
         temperature: τ above 0.
-        head_weights: λ of each head; None weighs all 1.
+        weights: λ of each head for every clip, (batch,); None weighs all 1.
 
     Raises:
         ValueError: heads or shapes disagree.
     """
     refuse_other_heads(logits, lesson.log_probs, "the lesson")
-    losses = [
-        (head_weights[head] if head_weights else 1.0)
-        * _divergence(lesson.log_probs[head], values, lesson.present, temperature, head)
+    divergences = {
+        head: _divergence(lesson.log_probs[head], values, lesson.present, temperature, head)
         for head, values in logits.items()
+    }
+    losses = [
+        (each if weights is None else each * weights[head]).mean() for head, each in divergences.items()
     ]
     return torch.stack(losses).mean()
 
 
 def _divergence(teacher: Tensor, student: Tensor, present: Tensor, temperature: float, head: str) -> Tensor:
+    """τ² KL of every clip, (batch,)."""
     if student.shape != teacher.shape or present.shape != student.shape[:1]:  # broadcasting would hide it
         raise ValueError(
             f"head {head}: student logits {tuple(student.shape)}, teacher {tuple(teacher.shape)} and "
@@ -202,7 +228,7 @@ def _divergence(teacher: Tensor, student: Tensor, present: Tensor, temperature: 
     log_p = (teacher / temperature).log_softmax(dim=-1)
     log_q = (widen(student) / temperature).log_softmax(dim=-1)
     divergence = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
-    return temperature**2 * torch.where(present, divergence, 0).mean()
+    return temperature**2 * torch.where(present, divergence, 0)
 
 
 def refuse_other_heads(logits: Logits, other: Mapping[str, object], what: str) -> None:

@@ -23,7 +23,7 @@ class AnnotatedClip:
         start_s, stop_s: seconds from the video's first frame; `stop_s` None: the end of the video.
         labels: head → class; empty where the annotation is missing.
         group: what must not be split (participant, object); empty: unknown.
-        split: train, val, test, or empty where the file does not say.
+        split: train, val, test, unlabelled (teachers shall label it), or empty where the file does not say.
         slices: further columns.
         file, row: where it is written.
     """
@@ -38,6 +38,11 @@ class AnnotatedClip:
     slices: Mapping[str, str]
     file: Path
     row: int
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its labels are to be looked at."""
+        return self.split != "unlabelled"
 
 
 class Dataset(ABC):
@@ -136,6 +141,7 @@ def check(clips: Sequence[AnnotatedClip], heads: Mapping[str, Sequence[str]]) ->
     """
     seen: dict[str, AnnotatedClip] = {}
     split_of: dict[str, AnnotatedClip] = {}
+    known = (*SPLITS, "unlabelled")
     for clip in clips:
         first = seen.setdefault(clip.clip_id, clip)
         if first is not clip:
@@ -145,15 +151,15 @@ def check(clips: Sequence[AnnotatedClip], heads: Mapping[str, Sequence[str]]) ->
                 row=clip.row,
                 remedy="give every clip an id of its own",
             )
-        if clip.split and clip.split not in SPLITS:
+        if clip.split and clip.split not in known:
             raise UserError(
                 f"unknown split {clip.split!r}",
                 file=clip.file,
                 row=clip.row,
-                remedy=suggestion(clip.split, SPLITS),
+                remedy=suggestion(clip.split, known),
             )
         for head, label in clip.labels.items():
-            if label and label not in heads[head]:
+            if label and clip.labelled and label not in heads[head]:
                 raise UserError(
                     f"{head} {label!r} is not among data.heads.{head} of params.yaml",
                     file=clip.file,
@@ -163,7 +169,7 @@ def check(clips: Sequence[AnnotatedClip], heads: Mapping[str, Sequence[str]]) ->
         if clip.split:
             group = clip.group or clip.video
             other = split_of.setdefault(group, clip)
-            if other.split != clip.split:
+            if other.split != clip.split and {other.split, clip.split} != {"train", "unlabelled"}:
                 raise UserError(
                     f"group {group!r} is in {clip.split} here and in {other.split} in row {other.row}",
                     file=clip.file,

@@ -36,7 +36,7 @@ class Folder(Dataset):
                 row=1,
                 remedy="name a column action, or two columns verb and noun",
             )
-        rows = [cells for _, cells in read_table(file, _COLUMNS)]
+        rows = [cells for _, cells in read_table(file, _COLUMNS) if cells.get("split") != "unlabelled"]
         return {name: sorted({cells[name] for cells in rows} - {""}, key=_natural) for name in names}
 
     def slices(self, raw: Path) -> list[str]:

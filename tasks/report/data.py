@@ -20,11 +20,13 @@ def describe(
         splits: split → clips, groups, videos, hours, and `missing`: modality → clips without it;
         quarantined: number of clips that ingest set aside.
     """
+    unlabelled = [clip for clip in clips if not clip.labelled]
     return {
         "splits": {
             split: _split([clip for clip in clips if clip.split == split], shards, modalities)
             for split in SPLITS
-        },
+        }
+        | ({"unlabelled": _split(unlabelled, shards, modalities)} if unlabelled else {}),
         "quarantined": _quarantined(index / "quarantine.csv"),
     }
 

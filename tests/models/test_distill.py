@@ -11,16 +11,24 @@ from pydantic import TypeAdapter, ValidationError
 from models import distill
 from models.distill.hints import Hints
 from models.distill.kd import KD
-from models.distill.method import Hint, HintShape, Lesson, Method, distillation
+from models.distill.method import Hint, HintShape, Lesson, Method, distillation, ground_truth
 from models.distill.supervised import Supervised
 from models.network import Output
 
-KNOWN = KD(kind="kd", temperature=2.0, distillation_weight=1.0, ground_truth_weight=0.5, head_weights=None)
+KNOWN = KD(
+    kind="kd",
+    temperature=2.0,
+    distillation_weight=1.0,
+    ground_truth_weight=0.5,
+    unlabelled_weight=1.0,
+    head_weights=None,
+)
 HINTED = Hints(
     kind="hints",
     temperature=2.0,
     distillation_weight=0.0,
     ground_truth_weight=1.0,
+    unlabelled_weight=0.0,
     head_weights=None,
     hint_weight=0.5,
 )
@@ -112,6 +120,28 @@ def test_a_divergence_is_never_negative_and_zero_for_the_teacher_itself(seed, te
     assert distillation(itself, taught, temperature).item() == pytest.approx(0, abs=1e-6 * temperature**2)
 
 
+def test_a_clip_without_labels_is_taught_at_its_own_weight_and_has_no_cross_entropy():
+    some = {head: torch.tensor([values[0], -1, -1]) for head, values in LABELS.items()}
+    method = KNOWN.model_copy(
+        update={"unlabelled_weight": 0.25, "distillation_weight": {"verb": 1.0, "noun": 0.0}}
+    )
+    losses = method.loss(student(), lesson(present=(True, True, False)), some, ALONE)
+
+    def first(*clips):
+        keep = torch.tensor([clip in clips for clip in range(3)])
+        return distillation(
+            student().logits,
+            lesson()._replace(present=keep),
+            2.0,
+            weights={"verb": torch.tensor([1.0, 0.25, 9.0]), "noun": torch.tensor([0.0, 0.25, 9.0])},
+        )
+
+    torch.testing.assert_close(losses.parts["distillation"], first(0, 1).detach())
+    of_first = {head: values[:1] for head, values in LABELS.items()}
+    alone = ground_truth({head: values[:1] for head, values in student().logits.items()}, of_first, None)
+    torch.testing.assert_close(losses.parts["ground_truth"], 0.5 * alone.detach() / 3)
+
+
 def test_a_divergence_by_hand():
     taught = Lesson({"action": torch.tensor([[0.75, 0.25]]).log()}, torch.tensor([True]), {})
     found = distillation({"action": torch.zeros(1, 2)}, taught, 1.0)
@@ -152,7 +182,7 @@ def test_certain_teachers_and_certain_students_stay_finite():
 def test_kd_refuses_what_it_cannot_learn_from():
     with pytest.raises(ValueError, match="a lesson is needed"):
         KNOWN.loss(student(), None, LABELS, ALONE)
-    with pytest.raises(ValueError, match="must be numbers"):
+    with pytest.raises(ValueError, match="must be settled"):
         KNOWN.model_copy(update={"temperature": "auto"}).loss(student(), lesson(), LABELS, ALONE)
     with pytest.raises(ValueError, match="the lesson"):
         KNOWN.loss(student(), Lesson({"verb": torch.zeros(3, 4)}, torch.ones(3).bool(), {}), LABELS, ALONE)

@@ -124,8 +124,10 @@ CHOSEN = {
     "temperature": 1.0,
     "distillation_weight": {"verb": 0.5, "noun": 0.0},
     "ground_truth_weight": 1.0,
+    "unlabelled_weight": 0.0,
     "weights_temperature": {"verb": 0.2, "noun": 1},
     "mix_temperature": {"verb": 0.4, "noun": 0.6},
+    "unlabelled_mix_temperature": {},
     "teacher_weights": {"verb": {"rgb": 1.0}, "noun": {"rgb": 1.0}},
 }
 BOXLESS = "test-2"

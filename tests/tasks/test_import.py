@@ -96,6 +96,7 @@ def test_comments_and_the_other_numbers_stay(clone: Workspace, source: Path):
     old["students"]["student"]["method"] |= {
         "distillation_weight": "auto",
         "ground_truth_weight": 0.5,
+        "unlabelled_weight": "auto",
     }  # other heads
     assert old["students"] == new["students"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.clips import read_clips, read_videos
+from tasks.clips import label_indices, read_clips, read_videos, taught_clips
 from tasks.errors import UserError
 from tasks.ingest import build_index
 from tasks.layout import Workspace
@@ -248,6 +248,46 @@ def test_a_given_split_of_which_nothing_is_left_is_not_drawn_anew(tmp_path: Path
     ) as stopped:
         build(tmp_path)
     assert "→ mend their videos or rows" in str(stopped.value)
+
+
+SPLIT_COLUMNS = ["clip_id", "video", "start_s", "stop_s", "action", "group", "split"]
+
+
+def test_clips_to_be_taught_without_labels(tmp_path: Path, raw_folder, capsys):
+    """Of a group of their own, of a training group, and labels that are there but held back."""
+    more = [["u0", "u0.mp4", 0.0, 1.0, "", "u"], ["u1", "u1.mp4", 0.0, 1.0, "anything", "g2"]]
+    split = {"g0": "test", "g1": "val"}
+    labelled = [[*row, split.get(str(row[5]), "train")] for row in rows()]
+    raw_folder([*labelled, *([*row, "unlabelled"] for row in more)], SPLIT_COLUMNS)
+    workspace = build(tmp_path)
+    assert quarantine(workspace) == []
+    taken = read_clips(workspace.index, "unlabelled")
+    assert [(clip.clip_id, clip.group, dict(clip.labels)) for clip in taken] == [
+        ("u0", "u", {"action": ""}),
+        ("u1", "g2", {"action": ""}),
+    ]
+    assert taught_clips(workspace.index) == read_clips(workspace.index, "train") + taken
+    assert (
+        label_indices(taught_clips(workspace.index), {"action": _LABELS})["action"].tolist()
+        == [0, 1] * 4 + [-1] * 2
+    )
+    assert "unlabelled 2 clips of 2 groups" in capsys.readouterr().out
+    assert "no label (unlabelled)" in (workspace.data_report / "index.html").read_text()
+
+
+def test_a_tested_group_is_not_learned_from_without_labels_either(tmp_path: Path, raw_folder):
+    given = [[*row, "test" if row[5] == "g0" else "train"] for row in rows()]
+    raw = raw_folder([*given, ["u0", "u0.mp4", 0.0, 1.0, "", "g0", "unlabelled"]], SPLIT_COLUMNS)
+    with pytest.raises(UserError, match="row 14: group 'g0' is in unlabelled here and in test in row 2"):
+        build(tmp_path)
+    drawn = [[*row, ""] for row in rows()]
+    extra = [[f"u{n}", f"u{n}.mp4", 0.0, 1.0, "", f"g{n}", "unlabelled"] for n in range(6)]
+    (raw / "annotations.csv").unlink()
+    raw_folder([*drawn, *extra], SPLIT_COLUMNS)
+    workspace = build(tmp_path)
+    tested = {clip.group for clip in read_clips(workspace.index) if clip.split in ("val", "test")}
+    assert {clip.group for clip in read_clips(workspace.index, "unlabelled")}.isdisjoint(tested)
+    assert {line["reason"].split("'")[1] for line in quarantine(workspace)} == tested
 
 
 def test_an_unknown_split(tmp_path: Path, raw_folder):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.clips import Clip, folds
+from tasks.clips import NO_LABEL, Clip, folds
 from tasks.lessons import mixed
 from tasks.params import Ensemble
 from tasks.teach import Teachings
@@ -88,9 +88,32 @@ def clips(groups):
 
 def test_folds_keep_groups_whole_and_even():
     found = folds(clips("aaaabbbccd"), 2)
-    assert found.tolist() == [0] * 4 + [1] * 3 + [1] * 2 + [0]
+    assert found == {"a": 0, "b": 1, "c": 1, "d": 0}
 
 
 def test_more_folds_than_groups_are_refused():
     with pytest.raises(ValueError, match=r"2 group\(s\) cannot make 3 folds"):
         folds(clips("aab"), 3)
+
+
+def test_clips_without_labels_are_mixed_by_the_data_set_and_calibrated_on_validation():
+    bank = {"good": teacher(2.0), "bad": teacher(-2.0)}
+    ensemble = Ensemble(
+        teachers=["good", "bad"], weights="per_sample", weights_temperature=1.0, space="probs", views="same"
+    )
+    labels = {"action": np.array([0, 1, 2, NO_LABEL])}
+    found = mixed(ensemble, bank, labels, VAL_LABELS, CANDIDATES, held_out=True)
+    alone = mixed(
+        Ensemble(teachers=["good"], weights="uniform", weights_temperature=1.0, space="probs", views="same"),
+        {"good": bank["good"]},
+        labels,
+        VAL_LABELS,
+        CANDIDATES,
+        held_out=True,
+    )
+    assert found.temperature == {"action": 1.0}
+    assert 0 < found.unlabelled_temperature["action"] < 1.0
+    said = np.exp(found.lessons.log_probs["action"][3, 0])
+    assert said.argmax() == 0  # what the good teacher says, though no label tells that it is good
+    assert np.exp(alone.lessons.log_probs["action"][3, 0]).max() > 0.95
+    assert mix(bank).unlabelled_temperature == {}

@@ -57,6 +57,7 @@ PARAMS = {
             "learns_from": "artifacts/teachings", "backbone": BACKBONE, "training": TRAINING,
             "method": {
                 "kind": "kd", "temperature": 4.0, "distillation_weight": 0.5, "ground_truth_weight": 0.5,
+                "unlabelled_weight": 0.0,
                 "head_weights": None,
             },
             "ensemble": {

@@ -67,7 +67,7 @@ def course(checkpoint, training=TRAINING, kill_after=None, spoil=False, told=Non
         return {"val_loss": 0.0, "val_top1": float(top1)}
 
     return Course(
-        "test", training, 3, CLIPS, batches, objective, torch.nn.Module(), validate, checkpoint, log
+        "test", training, 3, CLIPS, CLIPS, batches, objective, torch.nn.Module(), validate, checkpoint, log
     )
 
 
@@ -122,15 +122,24 @@ def test_a_loss_that_is_no_number_stops_with_epoch_and_remedy(tmp_path):
 
 @pytest.mark.parametrize(("clips", "batch"), [(13, 4), (3, 8), (16, 4), (1, 1), (17, 16)])
 def test_an_epoch_shows_every_clip_once_in_its_own_order(clips, batch):
-    places = epoch_places(clips, batch, seed=1, epoch=5)
+    places = epoch_places(clips, clips, batch, seed=1, epoch=5)
     rows = [row for part in places for row, number in part]
     assert sorted(rows) == list(range(clips))
     assert {number for part in places for _, number in part} == {5}
     assert len(places) == max(1, clips // batch)
-    assert epoch_places(clips, batch, 1, 5) == places
+    assert epoch_places(clips, clips, batch, 1, 5) == places
     if clips > 3:
-        assert epoch_places(clips, batch, 1, 6) != places
+        assert epoch_places(clips, clips, batch, 1, 6) != places
         assert min(len(part) for part in places) >= min(batch, clips)
+
+
+def test_epochs_of_a_part_show_all_clips_in_turn():
+    """7 clips, 5 an epoch: after 7 epochs each was shown 5 times, in view 0, 1, …, 4."""
+    epochs = [epoch_places(7, 5, 2, seed=1, epoch=epoch) for epoch in range(7)]
+    assert [[len(part) for part in places] for places in epochs] == [[3, 2]] * 7
+    shown = [place for places in epochs for part in places for place in part]
+    assert sorted(shown) == [(row, number) for row in range(7) for number in range(5)]
+    assert [number for _, number in shown] == sorted(number for _, number in shown)
 
 
 def test_the_rate_rises_falls_and_ends_at_zero():
