@@ -22,6 +22,9 @@ from tasks.training import Epoch
 MODALITY = "rgb"
 """What a student sees."""
 
+Trial = tuple[Student, dict[str, dict[str, float]]]
+"""A student with numbers in place of `auto`, and its figures on validation: action or head → figure → value."""
+
 
 def run(params: Params, workspace: Workspace, item: str | None) -> None:
     """Train the student `item` for every seed and write artifacts/students/<item>."""
@@ -135,6 +138,7 @@ def _told(student: Student, lesson: Mixed | None) -> dict[str, Any]:
         return {}
     return {
         "temperature": student.method.temperature,
+        "divergence": student.method.divergence,
         "distillation_weight": student.method.distillation_weight,
         "ground_truth_weight": student.method.ground_truth_weight,
         "weights_temperature": lesson.weights_temperature,
@@ -156,35 +160,55 @@ def _settle(
 
     γ of data-set weights needs no training and is left to `mixed`. λ_KD and λ_GT add up to one; λ_KD = 0 is
     the baseline, tried once whatever τ, so that a harmful lesson can be refused. τ and γ are those of the trial
-    with the likeliest actions; then every head takes the λ_KD under which it was likeliest itself.
+    with the likeliest actions; then every head takes the λ_KD under which it was likeliest itself. The divergence
+    is settled last, at these numbers: a full grid would take as many times longer as there are candidates. Until
+    then it is forward KL; where every λ_KD is 0, it stays so, as it changes nothing.
     """
     if bank is None or not isinstance(student.method, Taught):
         return student
-    trials = list(_trials(student, learner))
-    if len(trials) == 1:
-        return trials[0]
     training = learner.training.model_copy(update={"epochs": learner.params.search.epochs})
     if training.warmup_epochs >= training.epochs:
         training = training.model_copy(update={"warmup_epochs": training.epochs - 1})
-    found: list[tuple[Student, dict[str, dict[str, float]]]] = []
-    for trial in trials:
-        tried = replace(learner, method=trial.method)
-        lesson = _lesson(learner, trial, bank, train, validation)
-        network, _ = tried.train(seen, _of(lesson, train, seen), seed, 0, training)
-        _, figures = tried.finish([network])
-        told = ", ".join(f"{head} {values['nll']:.4f}" for head, values in figures.items())
-        print(f"auto {learner.name}: {_described(trial)} → validation NLL {told}")
-        found.append((trial, figures))
-    best, _ = min(found, key=lambda pair: pair[1]["action"]["nll"])
-    if student.method.distillation_weight == "auto":
-        best = _with_shares(best, _shares(best, found, learner.params.class_counts))
-    print(f"auto {learner.name}: chosen {_described(best)}")
+
+    def tried(trials: list[Student]) -> list[Trial]:
+        found = []
+        for trial in trials:
+            trying = replace(learner, method=trial.method)
+            lesson = _lesson(learner, trial, bank, train, validation)
+            network, _ = trying.train(seen, _of(lesson, train, seen), seed, 0, training)
+            _, figures = trying.finish([network])
+            told = ", ".join(f"{head} {values['nll']:.4f}" for head, values in figures.items())
+            print(f"auto {learner.name}: {_described(trial)} → validation NLL {told}")
+            found.append((trial, figures))
+        return found
+
+    trials = list(_trials(student, learner))
+    best = trials[0]
+    if len(trials) > 1:
+        found = tried(trials)
+        best = _likeliest(found)
+        if student.method.distillation_weight == "auto":
+            best = _with_shares(best, _shares(best, found, learner.params.class_counts))
+    if student.method.divergence == "auto" and _is_taught(best):
+        best = _likeliest(tried([_with(best, divergence=name) for name in learner.params.search.divergence]))
+    if best != student:
+        print(f"auto {learner.name}: chosen {_described(best)}")
     return best
 
 
-def _shares(
-    best: Student, found: list[tuple[Student, dict[str, dict[str, float]]]], heads: Iterable[str]
-) -> dict[str, float]:
+def _likeliest(found: list[Trial]) -> Student:
+    """The student under which the validation clips' actions were likeliest, the first of equal ones."""
+    return min(found, key=lambda trial: trial[1]["action"]["nll"])[0]
+
+
+def _is_taught(student: Student) -> bool:
+    """Whether any head listens to the teachers' mixed prediction."""
+    assert isinstance(student.method, Taught)
+    weight = student.method.distillation_weight
+    return any(weight.values()) if isinstance(weight, dict) else weight != 0
+
+
+def _shares(best: Student, found: list[Trial], heads: Iterable[str]) -> dict[str, float]:
     """For every head the λ_KD under which it was likeliest, among the trials with τ and γ of the best one."""
     alike = [
         (trial.method.distillation_weight, figures)
@@ -202,24 +226,25 @@ def _tuned(student: Student) -> tuple[Any, Any]:
 
 
 def _with_shares(student: Student, shares: dict[str, float]) -> Student:
-    update = {
-        "distillation_weight": shares,
-        "ground_truth_weight": {head: 1 - share for head, share in shares.items()},
-    }
-    return student.model_copy(update={"method": student.method.model_copy(update=update)})
+    told = {head: 1 - share for head, share in shares.items()}
+    return _with(student, distillation_weight=shares, ground_truth_weight=told)
+
+
+def _with(student: Student, **numbers: Any) -> Student:
+    return student.model_copy(update={"method": student.method.model_copy(update=numbers)})
 
 
 def _described(student: Student) -> str:
     assert isinstance(student.method, Taught)
     assert student.ensemble is not None
     return (
-        f"λ {student.method.distillation_weight}, τ {student.method.temperature:g}, "
+        f"λ {student.method.distillation_weight}, τ {student.method.temperature:g}, {student.method.divergence}, "
         f"γ {student.ensemble.weights_temperature}"
     )
 
 
 def _trials(student: Student, learner: Learner) -> Any:
-    """Every student that `auto` may stand for, each once."""
+    """Every student that `auto` may stand for, each once, a divergence yet to be settled being forward KL."""
     method, search = student.method, learner.params.search
     assert isinstance(method, Taught)
     assert student.ensemble is not None
@@ -231,11 +256,17 @@ def _trials(student: Student, learner: Learner) -> Any:
     gammas: list[Any] = (
         list(search.weights_temperature) if per_sample else [student.ensemble.weights_temperature]
     )
+    divergence = "forward_kl" if method.divergence == "auto" else method.divergence
     for share, (temperature, gamma) in itertools.product(shares, itertools.product(temperatures, gammas)):
         if share == 0 and (temperature, gamma) != (temperatures[0], gammas[0]):
             continue
         truth = 1 - share if method.distillation_weight == "auto" else method.ground_truth_weight
-        update = {"temperature": temperature, "distillation_weight": share, "ground_truth_weight": truth}
+        update = {
+            "temperature": temperature,
+            "divergence": divergence,
+            "distillation_weight": share,
+            "ground_truth_weight": truth,
+        }
         yield student.model_copy(
             update={
                 "method": method.model_copy(update=update),

@@ -53,14 +53,14 @@ def test_ensemble_weights_and_targets(case: int):
 def test_distillation_losses(case: dict[str, Any]):
     golden = GOLDEN["distillation_loss"]
     numbers_of_case = ("temperature", "distillation_weight", "ground_truth_weight", "head_weights")
-    method = KD(kind="kd", **{name: case[name] for name in numbers_of_case})
+    method = KD(kind="kd", divergence="forward_kl", **{name: case[name] for name in numbers_of_case})
     student = Output(torch.zeros(0), torch.zeros(0), by_head(golden["student"]))
     teachings = {head: logits.log_softmax(-1) for head, logits in by_head(golden["teacher"]).items()}
     labels = {head: values.long() for head, values in by_head(golden["labels"]).items()}
     clips = len(labels["verb"])
 
     losses = method.loss(
-        student, Lesson(teachings, torch.ones(clips, dtype=torch.bool), {}), labels, nn.Module()
+        student, Lesson(teachings, torch.ones(clips, dtype=torch.bool), {}), labels, nn.Module(), 0.0
     )
 
     assert losses.parts["distillation"].item() == pytest.approx(

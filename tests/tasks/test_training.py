@@ -44,15 +44,15 @@ class Killed(Exception):
 
 def course(checkpoint, training=TRAINING, kill_after=None, spoil=False, told=None):
     inputs, labels = data()
-    method = Supervised(kind="supervised", head_weights=None)
+    method = Supervised(kind="supervised", head_weights=None, label_smoothing=0.0)
 
     def batches(places):
         for place in places:
             rows = torch.tensor([row for row, _ in place])
             yield Batch(inputs[rows], rows, torch.tensor([number for _, number in place]))
 
-    def objective(output, batch):
-        losses = method.loss(output, None, {"action": labels[batch.rows]}, torch.nn.Module())
+    def objective(output, batch, progress):
+        losses = method.loss(output, None, {"action": labels[batch.rows]}, torch.nn.Module(), progress)
         return losses._replace(total=losses.total * float("nan")) if spoil else losses
 
     def log(figures):
