@@ -2,7 +2,7 @@
 
 Distances and angles need no translation between two networks' features, unlike the features themselves.
 
-Source: Park et al., Relational Knowledge Distillation, CVPR 2019, arXiv 1904.05068, equations 4 to 9. Here the teachers
+Source: Park et al., Relational Knowledge Distillation, CVPR 2019, arXiv 1904.05068, section 3.2. Here the teachers
 are cross-fitted: a clip's features are of the one network that never saw it, and each network has a language of its
 own. So clips are related only to clips of which the same network spoke.
 """

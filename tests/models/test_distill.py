@@ -304,7 +304,7 @@ def test_dkd_by_hand():
 
 
 def test_dkd_with_the_teachers_own_weight_of_the_others_is_kd():
-    """KL = TCKD + (1 − q_y) NCKD (equation 5), so a β of 1 − q_y gives KD back, clip by clip."""
+    """KL = TCKD + (1 − q_y) NCKD (equation 6), so a β of 1 − q_y gives KD back, clip by clip."""
     taught, output, labels = lesson(), student(), {"verb": LABELS["verb"]}
     for row, label in enumerate(labels["verb"].tolist()):
         one = Lesson({"verb": taught.log_probs["verb"][row : row + 1]}, torch.tensor([True]), {})
