@@ -10,14 +10,24 @@ arXiv 2307.07483. Beyond it: probability space, and weights renormalised over th
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional
 
+from models.calibration import COLDEST, HOTTEST, fit_temperature
+
 Weighting = Literal["uniform", "per_sample", "data_set"]
 Space = Literal["logits", "probs"]
+
+SHRINKAGES = (100.0, 10.0, 1.0, 0.1, 0.01, 0.0)
+"""How strongly learned weights may be pulled towards even ones, strongest first."""
+PARTS = 5
+"""Parts that held-out clips are cut into, each predicted once by weights learned from the others."""
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
@@ -79,6 +89,122 @@ def data_set_weights(cross_entropies: Tensor, temperature: float, present: Tenso
         raise ValueError("no clip was seen by any teacher, so teachers cannot be weighed")
     total = torch.where(present, cross_entropies, 0).sum(dim=0)
     return _softmax(-total / present.sum(dim=0).clamp(min=1) / _positive(temperature), seen)
+
+
+def learn_weights(logits: Tensor, labels: Tensor, present: Tensor, space: Space) -> Tensor:
+    """Learn the weights, and a temperature T of the mix, under which held-out clips are most likely.
+
+    argmin over w on the simplex and T of mean_i NLL(mix_i(w) / T) + κ ‖w − even‖²
+
+    T is learned beside them because a mean of calibrated predictions is too cautious: at T = 1 a teacher would be left
+    out for blurring the mix, however much it knows. A weight can be exactly 0, so a harmful teacher has no say. In
+    the space of logits a clip's loss is convex in w / T if it has every teacher; in that of probabilities it has a
+    single valley in w for T ≤ 1. Their mean is searched by L-BFGS-B from even weights, the same way every time. A
+    clip that only teachers of weight 0 saw is shared by them alike (`normalise`): somebody has to speak of it.
+
+    Few clips overfit even a few weights. So κ is chosen among SHRINKAGES by cross-validation: the clips, in their
+    order, are cut into PARTS runs (neighbours often share a video), each predicted by weights learned from the
+    others; the lowest NLL wins. The pull is a square, so that it lets weights be 0.
+
+    Args:
+        logits: (clips, teachers, classes), calibrated, on clips the teachers were not trained on; entries of absent
+            teachers may hold anything.
+        labels: (clips,), int64.
+        present: (clips, teachers), bool; clips without any teacher do not count.
+        space: where the mix is made.
+
+    Returns:
+        (teachers,), float32 or wider, adding up to 1; 0 for a teacher that saw no clip. `normalise` fits them to
+        other clips.
+
+    Raises:
+        ValueError: no clip has any teacher.
+    """
+    seen, known = present.any(dim=1), present.any(dim=0)
+    if not known.any():
+        raise ValueError("no clip was seen by any teacher, so teachers cannot be weighed")
+    clips = _Judged.of(logits[seen][:, known], labels[seen], present[seen][:, known], space)
+    learned, _ = clips.fit(_shrinkage(clips))
+    found = torch.zeros(
+        len(known), dtype=torch.promote_types(logits.dtype, torch.float32), device=logits.device
+    )
+    found[known] = learned.to(found)
+    return found
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What teachers say of clips whose labels are known, for `learn_weights`.
+
+    Attributes:
+        said: float64 (clips, teachers, classes), logits or probabilities as the space is; 0 or even if absent.
+        labels: int64 (clips,).
+        present: bool (clips, teachers).
+        space: where the mix is made.
+    """
+
+    said: Tensor
+    labels: Tensor
+    present: Tensor
+    space: Space
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor, present: Tensor, space: Space) -> "_Judged":
+        logits = torch.where(present[..., None], logits, 0).double()
+        return cls(logits if space == "logits" else logits.softmax(dim=-1), labels, present, space)
+
+    def take(self, rows: Tensor) -> "_Judged":
+        return _Judged(self.said[rows], self.labels[rows], self.present[rows], self.space)
+
+    def losses(self, weights: Tensor, log_temperature: Tensor) -> Tensor:
+        """Return the NLL of each clip's mix at a temperature, (clips,)."""
+        logits = self._mix(weights) / log_temperature.exp()
+        return functional.cross_entropy(logits, self.labels, reduction="none")
+
+    def fit(self, shrinkage: float) -> tuple[Tensor, Tensor]:
+        """Return the best weights (teachers,) and log T of all clips at one κ."""
+        teachers = self.present.shape[1]
+        even = self.said.new_full((teachers,), 1 / teachers)
+
+        def objective(numbers: np.ndarray) -> tuple[float, np.ndarray]:
+            leaf = torch.tensor(numbers, device=self.said.device, requires_grad=True)
+            weights = leaf[:-1] / leaf[:-1].sum()
+            loss = self.losses(weights, leaf[-1]).mean() + shrinkage * (weights - even).square().sum()
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            return loss.item(), gradient.cpu().numpy()
+
+        begin = math.log(fit_temperature(self._mix(even), self.labels))
+        found = minimize(
+            objective,
+            [*even.tolist(), begin],
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(0.0, None)] * teachers + [(math.log(COLDEST), math.log(HOTTEST))],
+            options={"ftol": 1e-10},
+        )
+        numbers = torch.from_numpy(found.x).to(self.said.device)
+        return numbers[:-1] / numbers[:-1].sum(), numbers[-1]
+
+    def _mix(self, weights: Tensor) -> Tensor:
+        # Unlike that of `mix`, its gradient is a number where a weight is 0: what a silenced teacher would change.
+        shares = normalise(weights, self.present)[..., None]
+        mixed = (shares * self.said).sum(dim=1)
+        return mixed if self.space == "logits" else mixed.clamp(min=torch.finfo(mixed.dtype).tiny).log()
+
+
+def _shrinkage(clips: _Judged) -> float:
+    """Return the κ that predicts held-out parts of the clips best, of equal ones the strongest."""
+    rows = torch.arange(len(clips.labels), device=clips.labels.device)
+    parts = [part for part in rows.tensor_split(PARTS) if 0 < len(part) < len(rows)]
+
+    def loss(shrinkage: float) -> float:
+        total = 0.0
+        for part in parts:
+            weights, log_temperature = clips.take(rows[~torch.isin(rows, part)]).fit(shrinkage)
+            total += clips.take(part).losses(weights, log_temperature).sum().item()
+        return total
+
+    return min(SHRINKAGES, key=loss)
 
 
 def normalise(weights: Tensor, present: Tensor) -> Tensor:

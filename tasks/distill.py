@@ -22,6 +22,9 @@ from tasks.training import Epoch
 MODALITY = "rgb"
 """What a student sees."""
 
+Trial = tuple[Student, dict[str, dict[str, float]]]
+"""A student with numbers in place of `auto`, and its figures on validation: action or head → figure → value."""
+
 
 def run(params: Params, workspace: Workspace, item: str | None) -> None:
     """Train the student `item` for every seed and write artifacts/students/<item>."""
@@ -148,6 +151,7 @@ def _told(student: Student, lesson: Mixed | None) -> dict[str, Any]:
         return {}
     return {
         "temperature": student.method.temperature,
+        "divergence": student.method.divergence,
         "distillation_weight": student.method.distillation_weight,
         "ground_truth_weight": student.method.ground_truth_weight,
         "unlabelled_weight": student.method.unlabelled_weight,
@@ -171,66 +175,90 @@ def _settle(
 
     γ of data-set weights needs no training and is left to `mixed`. λ_KD and λ_GT add up to one; λ_KD = 0 is
     the baseline, tried once whatever τ, so that a harmful lesson can be refused. τ and γ are those of the trial
-    with the likeliest actions; then every head takes the λ_KD under which it was likeliest itself. Clips without labels
-    are learned from (λ_U = 1) unless doing without any lesson was likeliest of all.
+    with the likeliest actions; then every head takes the λ_KD under which it was likeliest itself. Clips without
+    labels are learned from (λ_U = 1), unless doing without any lesson was likeliest of all. The divergence is settled
+    last, at these numbers: a full grid would take as many times longer as there are candidates. Until then it is
+    forward KL; where every λ is 0, it stays so, as it changes nothing.
     """
     if bank is None or not isinstance(student.method, Taught):
         return student
-    trials = list(_trials(student, learner, any(not clip.labelled for clip in seen)))
-    if len(trials) == 1:
-        return trials[0]
     training = learner.training.model_copy(update={"epochs": learner.params.search.epochs})
     if training.warmup_epochs >= training.epochs:
         training = training.model_copy(update={"warmup_epochs": training.epochs - 1})
-    found: list[tuple[Student, dict[str, dict[str, float]]]] = []
-    for trial in trials:
-        tried = replace(learner, method=trial.method)
-        lesson = _lesson(learner, trial, bank, train, validation)
-        shown = _shown(trial, seen)
-        network, _ = tried.train(shown, _of(lesson, train, shown), seed, 0, training)
-        _, figures = tried.finish([network])
-        told = ", ".join(f"{head} {values['nll']:.4f}" for head, values in figures.items())
-        print(f"auto {learner.name}: {_described(trial)} → validation NLL {told}")
-        found.append((trial, figures))
-    best, _ = min(found, key=lambda pair: pair[1]["action"]["nll"])
-    if student.method.distillation_weight == "auto" and not _refuses(best):
-        best = _with_shares(best, _shares(best, found, learner.params.class_counts))
-    print(f"auto {learner.name}: chosen {_described(best)}")
+
+    def tried(trials: list[Student]) -> list[Trial]:
+        found = []
+        for trial in trials:
+            trying = replace(learner, method=trial.method)
+            lesson = _lesson(learner, trial, bank, train, validation)
+            shown = _shown(trial, seen)
+            network, _ = trying.train(shown, _of(lesson, train, shown), seed, 0, training)
+            _, figures = trying.finish([network])
+            told = ", ".join(f"{head} {values['nll']:.4f}" for head, values in figures.items())
+            print(f"auto {learner.name}: {_described(trial)} → validation NLL {told}")
+            found.append((trial, figures))
+        return found
+
+    trials = list(_trials(student, learner, any(not clip.labelled for clip in seen)))
+    best = trials[0]
+    if len(trials) > 1:
+        found = tried(trials)
+        best = _likeliest(found)
+        if student.method.distillation_weight == "auto" and _is_taught(best):
+            best = _with_shares(best, _shares(best, found, learner.params.class_counts))
+    if student.method.divergence == "auto" and _is_taught(best):
+        best = _likeliest(tried([_with(best, divergence=name) for name in learner.params.search.divergence]))
+    if best != student:
+        print(f"auto {learner.name}: chosen {_described(best)}")
     return best
 
 
-def _shares(
-    best: Student, found: list[tuple[Student, dict[str, dict[str, float]]]], heads: Iterable[str]
-) -> dict[str, float]:
-    """For every head the λ_KD under which it was likeliest, among the trials with τ and γ of the best one."""
+def _likeliest(found: list[Trial]) -> Student:
+    """The student under which the validation clips' actions were likeliest, the first of equal ones."""
+    return min(found, key=lambda trial: trial[1]["action"]["nll"])[0]
+
+
+def _is_taught(student: Student) -> bool:
+    """Whether it listens to the teachers' mixed prediction anywhere."""
+    assert isinstance(student.method, Taught)
+    weight = student.method.distillation_weight
+    of_labelled = any(weight.values()) if isinstance(weight, dict) else weight != 0
+    return of_labelled or student.method.unlabelled_weight != 0
+
+
+def _shares(best: Student, found: list[Trial], heads: Iterable[str]) -> dict[str, float]:
+    """For every head the λ_KD under which it was likeliest, among the trials with τ, γ and λ_U of the best one.
+
+    The trial without any lesson is λ_KD = 0 of every τ and γ, where there are no clips without labels.
+    """
     alike = [
         (trial.method.distillation_weight, figures)
         for trial, figures in found
         if isinstance(trial.method, Taught)
-        and trial.method.unlabelled_weight == best.method.unlabelled_weight  # type: ignore[union-attr]
-        and (trial.method.distillation_weight == 0 or _tuned(trial) == _tuned(best))
+        and (_tuned(trial) == _tuned(best) or not (_is_taught(trial) or _told_unlabelled(best)))
     ]
     return {head: min(alike, key=lambda pair: pair[1][head]["nll"])[0] for head in heads}  # type: ignore[misc]
 
 
-def _refuses(student: Student) -> bool:
-    """Whether it learns nothing from teachers."""
+def _told_unlabelled(student: Student) -> bool:
     assert isinstance(student.method, Taught)
-    return student.method.distillation_weight == 0 and student.method.unlabelled_weight == 0
+    return student.method.unlabelled_weight != 0
 
 
-def _tuned(student: Student) -> tuple[Any, Any]:
+def _tuned(student: Student) -> tuple[Any, Any, Any]:
     assert isinstance(student.method, Taught)
     assert student.ensemble is not None
-    return student.method.temperature, student.ensemble.weights_temperature
+    method = student.method
+    return method.temperature, student.ensemble.weights_temperature, method.unlabelled_weight
 
 
 def _with_shares(student: Student, shares: dict[str, float]) -> Student:
-    update = {
-        "distillation_weight": shares,
-        "ground_truth_weight": {head: 1 - share for head, share in shares.items()},
-    }
-    return student.model_copy(update={"method": student.method.model_copy(update=update)})
+    told = {head: 1 - share for head, share in shares.items()}
+    return _with(student, distillation_weight=shares, ground_truth_weight=told)
+
+
+def _with(student: Student, **numbers: Any) -> Student:
+    return student.model_copy(update={"method": student.method.model_copy(update=numbers)})
 
 
 def _described(student: Student) -> str:
@@ -238,12 +266,15 @@ def _described(student: Student) -> str:
     assert student.ensemble is not None
     return (
         f"λ {student.method.distillation_weight}, λ_U {student.method.unlabelled_weight:g}, "
-        f"τ {student.method.temperature:g}, γ {student.ensemble.weights_temperature}"
+        f"τ {student.method.temperature:g}, {student.method.divergence}, γ {student.ensemble.weights_temperature}"
     )
 
 
 def _trials(student: Student, learner: Learner, unlabelled: bool) -> Any:
-    """Every student that `auto` may stand for, each once; `unlabelled`: there are clips without labels."""
+    """Every student that `auto` may stand for, each once, a divergence yet to be settled being forward KL.
+
+    `unlabelled`: some clips have no label.
+    """
     method, search = student.method, learner.params.search
     assert isinstance(method, Taught)
     assert student.ensemble is not None
@@ -255,18 +286,20 @@ def _trials(student: Student, learner: Learner, unlabelled: bool) -> Any:
     gammas: list[Any] = (
         list(search.weights_temperature) if per_sample else [student.ensemble.weights_temperature]
     )
-    open_question = method.unlabelled_weight == "auto" and unlabelled
+    divergence = "forward_kl" if method.divergence == "auto" else method.divergence
     told_of: list[Any] = [method.unlabelled_weight]
     if method.unlabelled_weight == "auto":
         told_of = [1.0, 0.0] if unlabelled else [0.0]
     for share, temperature, gamma, told in itertools.product(shares, temperatures, gammas, told_of):
         silent = share == 0 and told == 0
-        again = silent and (temperature, gamma) != (temperatures[0], gammas[0])
-        if again or (open_question and told == 0 and not silent):
+        if silent and (temperature, gamma) != (temperatures[0], gammas[0]):
+            continue
+        if len(told_of) > 1 and told == 0 and not silent:
             continue
         truth = 1 - share if method.distillation_weight == "auto" else method.ground_truth_weight
         update = {
             "temperature": temperature,
+            "divergence": divergence,
             "distillation_weight": share,
             "ground_truth_weight": truth,
             "unlabelled_weight": told,

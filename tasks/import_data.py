@@ -34,6 +34,9 @@ from tasks.stores.video import VideoError
 
 _LISTENED_TO = 60
 """Videos that are looked at to learn whether the data set has sound: an even choice."""
+_FOLDS = 3
+_UNMEASURED = {"distillation_weight": "auto", "ground_truth_weight": 0.5, "unlabelled_weight": "auto"}
+"""What validation is to settle for a student."""
 _CLONE_FILE = 0x40049409
 """FICLONE of linux/fs.h: share the blocks of another file (Btrfs, XFS), so that a copy costs nothing."""
 
@@ -223,6 +226,7 @@ def written_params(text: str, current: params.Params, found: Summary) -> tuple[s
     data["heads"] = {head: _list(classes) for head, classes in found.heads.items()}
     data["slices"] = _list(found.slices)
     _drop_absent(document, current, found, notes)
+    _fit_lesson(document, found, notes)
     _fit_folds(document, found, notes)
     _fit_head_weights(document, found, notes)
     if document["register"]["head"] not in (*found.heads, "action"):
@@ -282,6 +286,21 @@ def _drop_absent(document: Any, current: params.Params, found: Summary, notes: l
     )
 
 
+def _fit_lesson(document: Any, found: Summary, notes: list[str]) -> None:
+    """Where every clip is labelled, teachers speak of labelled clips: cross-fitted, and as far as they help."""
+    if found.unlabelled:
+        return
+    for name, teacher in document["teachers"].items():
+        if teacher["folds"] == 1:
+            teacher["folds"] = _FOLDS
+            notes.append(f"teachers.{name} is cross-fitted in {_FOLDS} folds, since every clip has a label")
+    for name, student in document["students"].items():
+        method = student["method"]
+        if method.get("unlabelled_weight") and method["distillation_weight"] == 0:
+            method.update(_UNMEASURED)
+            notes.append(f"students.{name} now settles distillation_weight on validation (auto)")
+
+
 def _fit_folds(document: Any, found: Summary, notes: list[str]) -> None:
     for name, teacher in document["teachers"].items():
         if teacher["folds"] > found.training_groups:
@@ -293,7 +312,7 @@ def _fit_folds(document: Any, found: Summary, notes: list[str]) -> None:
 
 def _fit_head_weights(document: Any, found: Summary, notes: list[str]) -> None:
     """What was weighed head by head is measured anew where the heads are others."""
-    unmeasured = {"head_weights": None, "distillation_weight": "auto", "ground_truth_weight": 0.5}
+    unmeasured = {"head_weights": None} | _UNMEASURED
     for name, student in document["students"].items():
         method = student["method"]
         stale = {
@@ -303,7 +322,6 @@ def _fit_head_weights(document: Any, found: Summary, notes: list[str]) -> None:
         }
         method.update({weight: unmeasured[weight] for weight in stale})
         if "distillation_weight" in stale:
-            method["unlabelled_weight"] = "auto"
             notes.append(f"students.{name} now settles distillation_weight on validation (auto)")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import models.distill.divergences
 import models.distill.method
 import models.heads
 import models.metrics
@@ -179,11 +180,12 @@ class Learner:
             / f"{self._key(clips, lessons, seed, member, training)}.pt"
         )
 
-        def objective(output: Output, batch: Batch) -> Losses:
+        def objective(output: Output, batch: Batch, progress: float) -> Losses:
             truth = {
                 head: values[batch.rows.cpu()].to(batch.inputs.device) for head, values in labels.items()
             }
-            return self.method.loss(output, lessons.of(batch) if lessons else None, truth, companion)
+            lesson = lessons.of(batch) if lessons else None
+            return self.method.loss(output, lesson, truth, companion, progress)
 
         torch.manual_seed(int(np.random.SeedSequence([seed, member, 1]).generate_state(1)[0]))
         network = self.spec.new_network()
@@ -250,6 +252,7 @@ class Learner:
                 models.metrics,
                 models.temporal,
                 models.heads,
+                models.distill.divergences,
                 models.distill.method,
                 sys.modules[type(self.method).__module__],
                 sys.modules[type(self.spec.modality_params).__module__],

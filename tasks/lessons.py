@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from models.calibration import fit_temperature, nll
-from models.ensemble import Space, Weighting, cross_entropies, data_set_weights, mix, normalise, weights
+from models.ensemble import (
+    Space,
+    cross_entropies,
+    data_set_weights,
+    learn_weights,
+    mix,
+    normalise,
+    weights,
+)
 from tasks.clips import NO_LABEL
 from tasks.learner import Lessons
 from tasks.params import Ensemble
@@ -44,13 +52,13 @@ def mixed(
 ) -> Mixed:
     """Mix the teachings of several teachers into one lesson for every training view.
 
-    Weights come from the cross-entropies of the teachings, for each head of its own. The mean of calibrated
-    predictions is not calibrated, it is too cautious (Rahaman & Thiery, NeurIPS 2021, arXiv 2007.08792): so the
-    mix gets a temperature of its own, fitted where the teachers did not learn. Per-sample weights have seen the
-    label; what they mix is left as it is.
+    Weights come from the cross-entropies of the teachings, for each head of its own; learned ones from what the
+    teachers say of the validation clips. The mean of calibrated predictions is not calibrated, it is too cautious
+    (Rahaman & Thiery, NeurIPS 2021, arXiv 2007.08792): so the mix gets a temperature of its own, fitted where the
+    teachers did not learn. Per-sample weights have seen the label; what they mix is left as it is.
 
-    Clips that nobody labelled were seen by all networks of a teacher, as validation clips are: their mix is calibrated
-    on those. Where weights are per sample theirs are those of the data set.
+    Clips that nobody labelled were seen by no network of a teacher, as validation clips were not: their mix is
+    calibrated on those. Where weights are per sample, theirs are those of the data set.
 
     Args:
         bank: teacher → teachings.
@@ -74,13 +82,20 @@ def mixed(
         val = _Validation.of(bank, head, val_labels[head])
         gamma = ensemble.weights_temperature
         if gamma == "auto":
-            gamma = 1.0 if ensemble.weights == "uniform" else val.choose(candidates, ensemble.space)
-        share = torch.empty(clips, teachers)
-        share[told] = weights(ensemble.weights, loss, gamma, present[told])
-        if not told.all():
-            of_data_set = data_set_weights(loss, gamma, present[told])
-            even = torch.ones(teachers)
-            share[~told] = normalise(even if ensemble.weights == "uniform" else of_data_set, present[~told])
+            has_none = ensemble.weights in ("uniform", "learned")
+            gamma = 1.0 if has_none else val.choose(candidates, ensemble.space)
+        if ensemble.weights == "learned":
+            of_all = learn_weights(val.logits, val.labels, val.present, ensemble.space)
+        elif ensemble.weights == "uniform":
+            of_all = torch.ones(teachers)
+        elif held_out:
+            of_all = data_set_weights(loss, gamma, present[told])
+        else:
+            of_all = data_set_weights(val.losses, gamma, val.present)
+        share = normalise(of_all, present)
+        if ensemble.weights == "per_sample":
+            share[told] = weights("per_sample", loss, gamma, present[told])
+        of_strangers = val.temperature(normalise(of_all, val.present), ensemble.space)
         spread = share[:, None].expand(clips, views, teachers).reshape(-1, teachers)
         lesson = mix(said.flatten(0, 1), spread, ensemble.space).view(clips, views, classes)
         if ensemble.views == "mean":
@@ -90,10 +105,10 @@ def mixed(
             flat = lesson[seen].flatten(0, 1)
             temperatures[head] = fit_temperature(flat, truth[seen].repeat_interleave(views))
         elif ensemble.weights != "per_sample":
-            temperatures[head] = val.temperature(gamma, ensemble)
+            temperatures[head] = of_strangers
         divisor = torch.full((clips, 1, 1), temperatures[head])
         if not told.all():
-            divisor[~told] = unlabelled[head] = val.temperature(gamma, ensemble)
+            divisor[~told] = unlabelled[head] = of_strangers
         log_probs[head] = (lesson / divisor).log_softmax(-1).float().numpy()
         mean_weights[head] = dict(zip(names, share[seen].mean(0).tolist(), strict=True))
         chosen[head] = gamma
@@ -133,20 +148,20 @@ class _Validation:
         seen = present.any(1)
         return cls(logits[seen], present[seen], torch.from_numpy(labels)[seen])
 
-    def _mix(self, weighting: Weighting, gamma: float, space: Space) -> Tensor:
-        shares = weights(weighting, cross_entropies(self.logits, self.labels), gamma, self.present)
-        return mix(self.logits, shares, space)
+    @property
+    def losses(self) -> Tensor:
+        """The cross-entropies, (clips, teachers)."""
+        return cross_entropies(self.logits, self.labels)
 
     def choose(self, candidates: list[float], space: Space) -> float:
         """The γ of data-set weights whose mix, once calibrated, is most likely; of equal ones the largest."""
 
         def loss(gamma: float) -> float:
-            mixture = self._mix("data_set", gamma, space)
+            mixture = mix(self.logits, weights("data_set", self.losses, gamma, self.present), space)
             return nll(mixture / fit_temperature(mixture, self.labels), self.labels)
 
         return min(sorted(candidates, reverse=True), key=loss)
 
-    def temperature(self, gamma: float, ensemble: Ensemble) -> float:
-        """The temperature that calibrates the mix; weights that see the label are those of the data set here."""
-        weighting: Weighting = "uniform" if ensemble.weights == "uniform" else "data_set"
-        return fit_temperature(self._mix(weighting, gamma, ensemble.space), self.labels)
+    def temperature(self, share: Tensor, space: Space) -> float:
+        """The temperature that calibrates the mix by the weights `share` (clips, teachers)."""
+        return fit_temperature(mix(self.logits, share, space), self.labels)

@@ -17,6 +17,7 @@ from pydantic import (
 
 from models.backbones import Backbone
 from models.distill import Method
+from models.distill.divergences import Curriculum
 from tasks.errors import UserError
 from tasks.modalities import AnyModality
 from tasks.section import Section
@@ -97,6 +98,9 @@ class Search(Section):
         min_length=1,
         description="Candidates for λ_KD; λ_GT is 1 − λ_KD. With 0 among them, no teacher is one.",
     )
+    divergence: list[Curriculum] = Field(
+        min_length=1, description="Candidates for the divergence, tried at the τ and λ that did best."
+    )
     weights_temperature: list[PositiveFloat] = Field(min_length=1, description="Candidates for γ.")
 
 
@@ -104,9 +108,12 @@ class Ensemble(Section):
     """How the teachers' predictions become one lesson."""
 
     teachers: list[Name] = Field(min_length=1, description="Who is heard.")
-    weights: Literal["uniform", "per_sample", "data_set"]
+    weights: Literal["uniform", "per_sample", "data_set", "learned"] = Field(
+        description="Alike; by the loss on the clip itself; by the loss on all clips; such that the mix of the "
+        "validation clips is likeliest, which may leave a teacher out."
+    )
     weights_temperature: PositiveFloat | Literal["auto"] = Field(
-        description="γ; large: uniform; small: the best."
+        description="γ; large: uniform; small: the best. uniform and learned have none."
     )
     space: Literal["logits", "probs"] = Field(description="Where calibrated predictions are averaged.")
     views: Literal["same", "mean"] = Field(
@@ -191,9 +198,10 @@ class Params(Section):
             for teacher_name in student.ensemble.teachers if student.ensemble else []:
                 _known(f"students.{name}.ensemble.teachers", teacher_name, self.teachers)
             heard = student.ensemble.teachers if student.ensemble else []
-            if student.method.kind == "hints" and not any(self.teachers[teacher].hints for teacher in heard):
+            if student.method.needs_hints and not any(self.teachers[teacher].hints for teacher in heard):
                 raise ValueError(
-                    f"students.{name}: method hints needs `hints: true` for one of its teachers ({', '.join(heard)})"
+                    f"students.{name}: method {student.method.kind} needs `hints: true` for one of its teachers "
+                    f"({', '.join(heard)})"
                 )
             for field in ("head_weights", "distillation_weight", "ground_truth_weight"):
                 weights = getattr(student.method, field, None)

@@ -44,7 +44,7 @@ def teacher_learner(params: Params, workspace: Workspace, name: str) -> Learner:
             backbone=teacher.backbone,
         ),
         training=teacher.training,
-        method=Supervised(kind="supervised", head_weights=None),
+        method=Supervised(kind="supervised", head_weights=None, label_smoothing=0.0),
         shards=shards,
         validation=[clip for clip in validation if modality.covers(shards.rows(clip.video), clip)],
     )

@@ -42,7 +42,7 @@ class Course:
         clips: how many there are to learn from.
         shown: how many of them an epoch shows; the others wait for the next.
         batches: renders the batches of (row, view number) pairs it is given.
-        objective: loss of what the network says of a batch.
+        objective: loss of what the network says of a batch, at a share of the training that is done.
         companion: layers that the objective trains beside the network; thrown away after.
         validate: figures of the network as it stands, prefixed `val_`.
         checkpoint: file that outlives a killed run; named by everything the training depends on.
@@ -55,7 +55,7 @@ class Course:
     clips: int
     shown: int
     batches: Callable[[Sequence[Sequence[tuple[int, int]]]], Iterable[Batch]]
-    objective: Callable[[Output, Batch], Losses]
+    objective: Callable[[Output, Batch, float], Losses]
     companion: nn.Module
     validate: Callable[[Network], dict[str, float]]
     checkpoint: Path
@@ -114,18 +114,18 @@ def _one_epoch(
     totals: dict[str, float] = {}
     shown = 0
     places = epoch_places(course.clips, course.shown, training.batch, course.seed, epoch)
-    for number, batch in enumerate(course.batches(places)):
+    for step, batch in enumerate(course.batches(places), start=epoch * steps):
         for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * rate_factor(training, epoch * steps + number, steps)
+            group["lr"] = training.learning_rate * rate_factor(training, step, steps)
         batch = batch.to(there)
         with torch.autocast(there.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
             output = network(batch.inputs)
-        losses = course.objective(output, batch)
-        _refuse_no_number("loss", losses.total, course, epoch, number)
+        losses = course.objective(output, batch, step / (training.epochs * steps))
+        _refuse_no_number("loss", losses.total, course, epoch, step - epoch * steps)
         optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), training.clip_norm)
-        _refuse_no_number("gradient", norm, course, epoch, number)
+        _refuse_no_number("gradient", norm, course, epoch, step - epoch * steps)
         optimizer.step()
         if average is not None:
             average.update(network)

@@ -2,7 +2,7 @@
 
 Everything here is drawn from one seed; nothing here paints, sounds or writes. A participant belongs to
 exactly one split, and performs every action once, in three sessions (videos), in an order of their own. The
-last ten were filmed by small cameras and nobody labelled what they do.
+last eight were filmed by small cameras and nobody labelled what they do.
 """
 
 from dataclasses import dataclass
@@ -50,8 +50,6 @@ _EQUIPMENT = (
     ("unlabelled", "tiles", "day", (144, 108), 12, 16000, 1),
     ("unlabelled", "brick", "lamp", (128, 96), 12, 22050, 1),
     ("unlabelled", "wood", "day", (128, 96), 15, 16000, 1),
-    ("unlabelled", "plaster", "lamp", (128, 96), 12, 16000, 1),
-    ("unlabelled", "steel", "dim", (128, 96), 12, 16000, 1),
 )
 LABELLED = sum(split != "unlabelled" for split, *_ in _EQUIPMENT)
 """How many participants, the first ones, have labelled clips."""
@@ -120,7 +118,7 @@ def generator(seed: int, *path: int) -> np.random.Generator:
 
 
 def participants(seed: int) -> list[Participant]:
-    """All participants, P01 to P26, of this seed."""
+    """All participants, P01 to P24, of this seed."""
     return [_participant(seed, index) for index in range(len(_EQUIPMENT))]
 
 

@@ -4,8 +4,9 @@
     python -m infra.sample.generate --sheet docs/sample.png
 
 Sixteen participants (nine train, three val, four test) perform each of 34 actions once: eight verbs on five
-nouns. Ten more do the same, but nobody labelled their clips: only teachers can say what they show. One gesture (motion.py) drives picture, sound and boxes, so every modality tells of the same movement,
-each in its own way:
+nouns. Eight more do the same, but nobody labelled their clips: only teachers can say what they show. One
+gesture (motion.py) drives picture, sound and boxes, so every modality tells of the same movement, each in its
+own way:
 
 - **rgb** holds everything, but faintly: small frames, low light, camera shake, lens and exposure blur,
   compression, fingers over the thing, and look-alike things standing about. Which noun it is shows in small
@@ -76,7 +77,9 @@ def generate(out: Path, seed: int = SEED, people: int | None = None) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(rows)
-    counts = {name: len({row[column] for row in rows} - {""}) for name, column in (("verbs", 4), ("nouns", 5))}
+    counts = {
+        name: len({row[column] for row in rows} - {""}) for name, column in (("verbs", 4), ("nouns", 5))
+    }
     (out / "README.md").write_text(_README.format(clips=len(rows), people=len(cast), seed=seed, **counts))
 
 

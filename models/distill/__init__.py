@@ -4,13 +4,17 @@ from typing import Annotated
 
 from pydantic import Field
 
+from models.distill.dkd import DKD
 from models.distill.hints import Hints
 from models.distill.kd import KD
+from models.distill.rkd import RKD
 from models.distill.supervised import Supervised
 
 Method = Annotated[
     Supervised  # labels alone
     | KD  # the teachers' mixed prediction, and labels
+    | DKD  # the same, the label's class apart from the others
+    | RKD  # how clips lie to each other in the teachers' features, their mixed prediction, and labels
     | Hints,  # the teachers' features of every moment, their mixed prediction, and labels
     Field(discriminator="kind"),
 ]

@@ -6,17 +6,18 @@ things move in it, which a network of few RGB clips can hardly find by itself.
 Sources: Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, arXiv 1412.6550, equation 3; Crasto et al.,
 MARS: Motion-Augmented RGB Stream for Action Recognition, CVPR 2019, section 3.1 (hints across modalities). Here the
 hints are of moments in place of clips, and out-of-fold: they come from the one network of a cross-fitted teacher that
-never saw the clip, each network with a translation of its own.
+never saw the clip, each network with a translation of its own. With the RGB teacher alone and λ_KD = 0 it is FitNets,
+but for its order: hints and labels are learnt together, from the last features in place of the middle ones.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
-from models.distill.method import Hint, HintShape, Labels, Lesson, Losses, Taught, widen
+from models.distill.method import Hint, HintShape, Labels, Lesson, Losses, Taught, refuse_no_hints, widen
 from models.network import Output
 
 
@@ -31,6 +32,8 @@ class Hints(Taught):
         hint_weight: λ_H.
     """
 
+    needs_hints: ClassVar[bool] = True
+
     kind: Literal["hints"]
     hint_weight: PositiveFloat
 
@@ -40,8 +43,7 @@ class Hints(Taught):
         Raises:
             ValueError: no teacher gives hints.
         """
-        if not hints:
-            raise ValueError("no teacher gives hints: set `hints: true` for one of ensemble.teachers")
+        refuse_no_hints(hints)
         return nn.ModuleDict(
             {
                 _key(name): nn.ModuleList(nn.Linear(width, shape.width) for _ in range(shape.members))
@@ -49,13 +51,15 @@ class Hints(Taught):
             }
         )
 
-    def loss(self, student: Output, lesson: Lesson | None, labels: Labels, companion: nn.Module) -> Losses:
+    def loss(
+        self, student: Output, lesson: Lesson | None, labels: Labels, companion: nn.Module, progress: float
+    ) -> Losses:
         """Return the loss of a batch; clips that a teacher did not see have no hints of it.
 
         Raises:
             ValueError: no lesson, heads or shapes disagree, or a value is still "auto".
         """
-        mixed = self.mixed_loss(student, lesson, labels)
+        mixed = self.mixed_loss(student, lesson, labels, progress)
         assert lesson is not None
         distances = [
             _distance(student.moments, hint, companion.get_submodule(_key(name)))
@@ -76,7 +80,7 @@ def _distance(moments: Tensor, hint: Hint, translations: nn.Module) -> Tensor:
     for member, translate in enumerate(translations.children()):
         rows = (hint.member == member) & hint.present
         said = widen(translate(moments[rows]))
-        total = total + (said - widen(hint.moments[rows])).square().mean(dim=-1).sum()
+        total = total + (said - widen(hint.moments[rows].detach())).square().mean(dim=-1).sum()
     return total / moments.shape[:2].numel()
 
 

@@ -15,15 +15,19 @@ from models.network import Output
 class KD(Taught):
     """Learn the teachers' distribution, softened by a temperature, and the labels.
 
-    L = mean_a λ_KD^a τ² KL(softmax(log p̄^a / τ) ‖ softmax(z^a / τ)) + λ_GT^a ω_a CE(z^a, y^a)
+    L = mean_a λ_KD^a τ² D(softmax(log p̄^a / τ) ‖ softmax(z^a / τ)) + λ_GT^a ω_a CE(z^a, y^a)
+
+    with D = KL in the papers (`divergence: forward_kl`).
     """
 
     kind: Literal["kd"]
 
-    def loss(self, student: Output, lesson: Lesson | None, labels: Labels, companion: nn.Module) -> Losses:
+    def loss(
+        self, student: Output, lesson: Lesson | None, labels: Labels, companion: nn.Module, progress: float
+    ) -> Losses:
         """Return the loss of a batch.
 
         Raises:
             ValueError: no lesson, heads or shapes disagree, or a value is still "auto".
         """
-        return self.mixed_loss(student, lesson, labels)
+        return self.mixed_loss(student, lesson, labels, progress)

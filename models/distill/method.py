@@ -4,14 +4,15 @@ It knows nothing of networks, optimisers or where teachings come from.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.distill.divergences import Curriculum, divergence, due
 from models.network import Logits, Output
 
 Labels = dict[str, Tensor]
@@ -70,9 +71,15 @@ Weight = NonNegativeFloat | dict[str, NonNegativeFloat]
 
 
 class Method(BaseModel):
-    """A way of training, with its numbers."""
+    """A way of training, with its numbers.
+
+    Attributes:
+        needs_hints: whether it learns from the features of moments, so that a teacher must give them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    needs_hints: ClassVar[bool] = False
 
     def companion(self, width: int, hints: Mapping[str, HintShape]) -> nn.Module:
         """Return layers that are trained beside the student and thrown away after; most methods have none.
@@ -84,7 +91,9 @@ class Method(BaseModel):
         return nn.Module()
 
     @abstractmethod
-    def loss(self, student: Output, lesson: Lesson | None, labels: Labels, companion: nn.Module) -> Losses:
+    def loss(
+        self, student: Output, lesson: Lesson | None, labels: Labels, companion: nn.Module, progress: float
+    ) -> Losses:
         """Return the loss of a batch, in float32 or wider whatever precision the network runs in.
 
         Args:
@@ -92,10 +101,15 @@ class Method(BaseModel):
             lesson: the teachers' word on the same views, for methods that listen to teachers.
             labels: the truth.
             companion: what `companion` gave for this training.
+            progress: share of the training's steps that are done, 0 up to but not 1.
 
         Raises:
             ValueError: heads or shapes disagree, or the lesson is missing.
         """
+
+
+Comparison = Callable[[Tensor, Tensor, str], Tensor]
+"""From teacher and student log-probabilities (batch, classes) and their head to a loss of each clip, (batch,)."""
 
 
 class Taught(Method):
@@ -106,21 +120,23 @@ class Taught(Method):
 
     Attributes:
         temperature: τ, softens teacher and student alike; "auto" is settled on validation before training.
-        distillation_weight: λ_KD of all heads or of each; "auto" is settled likewise, for each.
+        divergence: D, how far the student is from the teachers; "auto" is settled on validation after τ and λ.
+        distillation_weight: λ_KD of all heads or of each; "auto" is settled like τ, for each.
         ground_truth_weight: λ_GT of all heads or of each.
         unlabelled_weight: λ_U, of the teachers' word on clips that nobody labelled; 0 leaves those clips out, "auto"
-            is settled likewise.
+            is settled like τ.
         head_weights: ω of each head, on the labels' loss only; None weighs all heads 1.
     """
 
     temperature: PositiveFloat | Literal["auto"]
+    divergence: Curriculum | Literal["auto"]
     distillation_weight: Weight | Literal["auto"]
     ground_truth_weight: Weight
     unlabelled_weight: NonNegativeFloat | Literal["auto"]
     head_weights: dict[str, NonNegativeFloat] | None
 
-    def mixed_loss(self, student: Output, lesson: Lesson | None, labels: Labels) -> Losses:
-        """Return mean_a λ^a τ² KL(p̄^a ‖ p_S^a) + λ_GT^a ω_a CE^a.
+    def mixed_loss(self, student: Output, lesson: Lesson | None, labels: Labels, progress: float) -> Losses:
+        """Return mean_a λ^a τ² D(p̄^a‖p_S^a) + λ_GT^a ω_a CE^a.
 
         λ is λ_KD where the clip is labelled, and λ_U where it is not, which has no CE. Clips without a teacher have
         only the CE.
@@ -130,6 +146,7 @@ class Taught(Method):
         """
         if (
             self.temperature == "auto"
+            or self.divergence == "auto"
             or self.distillation_weight == "auto"
             or self.unlabelled_weight == "auto"
         ):
@@ -143,14 +160,30 @@ class Taught(Method):
         if self.head_weights is not None:
             refuse_other_heads(heads, self.head_weights, "head_weights")
             told = {head: weight * self.head_weights[head] for head, weight in told.items()}
+        truth = ground_truth(heads, labels, told)
+
+        def compare(teacher: Tensor, student: Tensor, head: str) -> Tensor:
+            return self.compare(teacher, student, labels[head], progress)
+
         share = {
             head: torch.where(labels[head] < 0, self.unlabelled_weight, weight)
             for head, weight in taught.items()
         }
-        distilled = distillation(heads, lesson, self.temperature, share)
-        truth = ground_truth(heads, labels, told)
+        distilled = distillation(heads, lesson, self.temperature, share, compare)
         parts = {"distillation": distilled.detach(), "ground_truth": truth.detach()}
         return Losses(distilled + truth, parts)
+
+    def compare(self, teacher: Tensor, student: Tensor, labels: Tensor, progress: float) -> Tensor:
+        """Return how far the student is from the teachers in one head, (batch,), both softened by τ.
+
+        Args:
+            teacher: log-probabilities (batch, classes); rows without a teacher are uniform.
+            student: likewise.
+            labels: (batch,), for methods that tell the label's class from the others.
+            progress: share of the training's steps that are done.
+        """
+        assert self.divergence != "auto"
+        return divergence(due(self.divergence, progress), teacher, student)
 
 
 def _of_each_head(weight: Weight, heads: Logits, what: str) -> dict[str, float]:
@@ -160,7 +193,9 @@ def _of_each_head(weight: Weight, heads: Logits, what: str) -> dict[str, float]:
     return weight
 
 
-def ground_truth(logits: Logits, labels: Labels, head_weights: Mapping[str, float] | None) -> Tensor:
+def ground_truth(
+    logits: Logits, labels: Labels, head_weights: Mapping[str, float] | None, smoothing: float = 0.0
+) -> Tensor:
     """Return the mean over heads of weighted cross-entropy, mean_a ω_a CE(z^a, y^a).
 
     Clips without a label count as zero and stay in the average: a clip weighs the same in every batch.
@@ -169,6 +204,7 @@ def ground_truth(logits: Logits, labels: Labels, head_weights: Mapping[str, floa
         logits: (batch, classes) of each head.
         labels: (batch,) of the same heads.
         head_weights: ω of each head; None weighs all 1.
+        smoothing: share of the target that is spread evenly over all classes, 0 up to but not 1.
 
     Raises:
         ValueError: the heads differ.
@@ -177,58 +213,76 @@ def ground_truth(logits: Logits, labels: Labels, head_weights: Mapping[str, floa
     if head_weights is not None:
         refuse_other_heads(logits, head_weights, "head_weights")
     losses = [
-        (head_weights[head] if head_weights else 1.0) * _cross_entropy(widen(values), labels[head]).mean()
+        (head_weights[head] if head_weights else 1.0)
+        * _cross_entropy(widen(values), labels[head], smoothing).mean()
         for head, values in logits.items()
     ]
     return torch.stack(losses).mean()
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     """CE of every clip, (batch,); 0 where the label is negative."""
-    losses = functional.cross_entropy(logits, labels.clamp(min=0), reduction="none")
+    losses = functional.cross_entropy(
+        logits, labels.clamp(min=0), label_smoothing=smoothing, reduction="none"
+    )
     return torch.where(labels >= 0, losses, 0)
 
 
-def distillation(
-    logits: Logits, lesson: Lesson, temperature: float, weights: Mapping[str, Tensor] | None = None
-) -> Tensor:
-    """Return mean_a λ_a τ² KL(softmax(log p̄^a / τ) ‖ softmax(z^a / τ)), averaged over the batch.
+def forward_kl(teacher: Tensor, student: Tensor, head: str) -> Tensor:
+    """Return KL(teacher‖student) of each clip, (batch,): the classic comparison."""
+    return divergence("forward_kl", teacher, student)
 
-    Clips without a teacher count as zero and stay in the average: a clip weighs the same in every batch.
+
+def distillation(
+    logits: Logits,
+    lesson: Lesson,
+    temperature: float,
+    weights: Mapping[str, Tensor] | None = None,
+    compare: Comparison = forward_kl,
+) -> Tensor:
+    """Return mean_a λ_a τ² D(softmax(log p̄^a / τ) ‖ softmax(z^a / τ)), averaged over the batch.
+
+    Clips without a teacher count as zero and stay in the average: a clip weighs the same in every batch. No
+    gradient reaches the lesson.
 
     Args:
         logits: (batch, classes) of each head of the student.
         lesson: of the same clips and heads.
         temperature: τ above 0.
         weights: λ of each head for every clip, (batch,); None weighs all 1.
+        compare: D.
 
     Raises:
         ValueError: heads or shapes disagree.
     """
     refuse_other_heads(logits, lesson.log_probs, "the lesson")
-    divergences = {
-        head: _divergence(lesson.log_probs[head], values, lesson.present, temperature, head)
+    distances = {
+        head: _distance(lesson.log_probs[head], values, lesson.present, temperature, head, compare)
         for head, values in logits.items()
     }
-    losses = [
-        (each if weights is None else each * weights[head]).mean() for head, each in divergences.items()
-    ]
+    losses = [(each if weights is None else each * weights[head]).mean() for head, each in distances.items()]
     return torch.stack(losses).mean()
 
 
-def _divergence(teacher: Tensor, student: Tensor, present: Tensor, temperature: float, head: str) -> Tensor:
-    """τ² KL of every clip, (batch,)."""
+def _distance(
+    teacher: Tensor, student: Tensor, present: Tensor, temperature: float, head: str, compare: Comparison
+) -> Tensor:
     if student.shape != teacher.shape or present.shape != student.shape[:1]:  # broadcasting would hide it
         raise ValueError(
             f"head {head}: student logits {tuple(student.shape)}, teacher {tuple(teacher.shape)} and "
             f"present {tuple(present.shape)} disagree"
         )
     # Rows without a teacher may hold anything, even NaN, which would survive a multiplication by zero.
-    teacher = torch.where(present[:, None], widen(teacher), 0)
-    log_p = (teacher / temperature).log_softmax(dim=-1)
-    log_q = (widen(student) / temperature).log_softmax(dim=-1)
-    divergence = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
-    return temperature**2 * torch.where(present, divergence, 0)
+    teacher = torch.where(present[:, None], widen(teacher.detach()), 0)
+    log_q = (teacher / temperature).log_softmax(dim=-1)
+    log_p = (widen(student) / temperature).log_softmax(dim=-1)
+    return temperature**2 * torch.where(present, compare(log_q, log_p, head), 0)
+
+
+def refuse_no_hints(hints: Mapping[str, object]) -> None:
+    """Raise ValueError unless a teacher gives hints."""
+    if not hints:
+        raise ValueError("no teacher gives hints: set `hints: true` for one of ensemble.teachers")
 
 
 def refuse_other_heads(logits: Logits, other: Mapping[str, object], what: str) -> None:

@@ -44,8 +44,11 @@ REGISTRIES = {
 NOT_RUN: Mapping[str, set[str]] = {
     # No view is rendered yet, and only `understudy import` probes videos to convert boxes.
     "extract": {"tasks/stores/probe.py", "tasks/views.py"},
+    # A teacher learns from labels alone.
+    "train_teacher": {"models/distill/divergences.py"},
     # A teacher is trained before it teaches: only the folds and the container of its parts are used.
     "teach": {
+        "models/distill/divergences.py",
         "models/distill/method.py",
         "models/distill/supervised.py",
         "models/metrics.py",

@@ -121,10 +121,13 @@ def _tiny(params: dict[str, Any]) -> dict[str, Any]:
         "epochs": 1,
         "temperature": [1.0],
         "distillation_weight": [0.0, 0.5],
+        "divergence": ["forward_kl", "reverse_then_forward"],
         "weights_temperature": [0.2, 1.0],
     }
     params["students"]["student"]["ensemble"]["teachers"] = ["detections", "audio"]
-    params["students"]["student"]["method"] |= {"temperature": "auto", "distillation_weight": "auto"}
+    params["students"]["student"]["method"] |= dict.fromkeys(
+        ("temperature", "divergence", "distillation_weight"), "auto"
+    )
     params["evaluate"] |= {"clips": [1], "crops": [1], "bootstrap": 20}
     return params
 

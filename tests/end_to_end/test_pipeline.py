@@ -44,6 +44,7 @@ def test_auto_is_settled_on_validation_and_told(finished):
         assert weight in (0.0, 0.5)
         assert weight + chosen["ground_truth_weight"][head] == 1
     assert chosen["temperature"] == 1.0
+    assert chosen["divergence"] in {"forward_kl", "reverse_then_forward"}
     assert set(chosen["weights_temperature"].values()) <= {0.2, 1.0}
     for weights in chosen["teacher_weights"].values():
         assert weights.keys() == {"detections", "audio"}

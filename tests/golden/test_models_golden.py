@@ -1,9 +1,11 @@
 """Ensembles, losses, calibration and accuracy against values of the papers' released code.
 
-The values were computed with github.com/gorjanradevski/multimodal-distillation at commit 5444c66, in float64.
+The values were computed in float64 with github.com/gorjanradevski/multimodal-distillation at commit 5444c66, those of
+`mst` with the code of MST-Distill (arXiv 2507.07015) at commit 093b2fe.
 They are read, never written; a missing key fails.
 """
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from models.calibration import ece
+from models.distill.divergences import Divergence, divergence
 from models.distill.kd import KD
-from models.distill.method import Lesson
+from models.distill.method import Lesson, distillation
 from models.ensemble import cross_entropies, data_set_weights, mix, weights
 from models.metrics import score, score_action
 from models.network import Output
@@ -53,14 +56,19 @@ def test_ensemble_weights_and_targets(case: int):
 def test_distillation_losses(case: dict[str, Any]):
     golden = GOLDEN["distillation_loss"]
     numbers_of_case = ("temperature", "distillation_weight", "ground_truth_weight", "head_weights")
-    method = KD(kind="kd", unlabelled_weight=0.0, **{name: case[name] for name in numbers_of_case})
+    method = KD(
+        kind="kd",
+        divergence="forward_kl",
+        unlabelled_weight=0.0,
+        **{name: case[name] for name in numbers_of_case},
+    )
     student = Output(torch.zeros(0), torch.zeros(0), by_head(golden["student"]))
     teachings = {head: logits.log_softmax(-1) for head, logits in by_head(golden["teacher"]).items()}
     labels = {head: values.long() for head, values in by_head(golden["labels"]).items()}
     clips = len(labels["verb"])
 
     losses = method.loss(
-        student, Lesson(teachings, torch.ones(clips, dtype=torch.bool), {}), labels, nn.Module()
+        student, Lesson(teachings, torch.ones(clips, dtype=torch.bool), {}), labels, nn.Module(), 0.0
     )
 
     assert losses.parts["distillation"].item() == pytest.approx(
@@ -70,6 +78,27 @@ def test_distillation_losses(case: dict[str, Any]):
         case["ground_truth_weight"] * case["ground_truth_loss"], abs=1e-6
     )
     assert losses.total.item() == pytest.approx(case["total"], abs=1e-6)
+
+
+def test_members_that_teach_each_other_pair_by_pair():
+    """MST-Distill's stage 1: Σ CE, and KL over ordered pairs, which is Jeffreys over pairs."""
+    golden = GOLDEN["mst"]
+    members = [numbers(golden[name]) for name in ("fused", "auxiliary", "student")]
+    labels, temperature = numbers(golden["labels"]).long(), golden["temperature"]
+    present = torch.ones(len(labels), dtype=torch.bool)
+    truth = sum(nn.functional.cross_entropy(logits, labels) for logits in members)
+
+    def compared(kind: Divergence, one: Tensor, other: Tensor) -> Tensor:
+        lesson = Lesson({"action": one.log_softmax(-1)}, present, {})
+        return distillation(
+            {"action": other}, lesson, temperature, compare=lambda q, p, head: divergence(kind, q, p)
+        )
+
+    pairs = list(itertools.combinations(members, 2))
+    both_ways = sum(compared(kind, *pair) for pair in pairs for kind in ("forward_kl", "reverse_kl"))
+    jeffreys = sum(compared("jeffreys", *pair) for pair in pairs)
+    assert (truth + both_ways).item() == pytest.approx(golden["stage1_total"], abs=1e-6)
+    assert (truth + jeffreys).item() == pytest.approx(golden["stage1_total"], abs=1e-6)
 
 
 @pytest.mark.parametrize("case", GOLDEN["ece"], ids=lambda case: f"{case['bins']} bins")

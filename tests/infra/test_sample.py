@@ -40,7 +40,9 @@ def _gesture(verb: str, noun: str, **changes: Any) -> motion.Gesture:
 
 def test_every_participant_is_in_one_split_and_performs_every_action_once():
     people = cast.participants(seed=7)
-    assert [sum(p.split == split for p in people) for split in ("train", "val", "test")] == [9, 3, 4]
+    counts = [sum(p.split == split for p in people) for split in ("train", "val", "test", "unlabelled")]
+    assert counts == [9, 3, 4, 8]
+    assert [p.split == "unlabelled" for p in people] == [False] * cast.LABELLED + [True] * 8
     for person in people:
         done = [(c.verb, c.noun) for s in cast.sessions(person, seed=7) for c in s.clips]
         assert sorted(done) == sorted(cast.ACTIONS)
@@ -49,7 +51,7 @@ def test_every_participant_is_in_one_split_and_performs_every_action_once():
 
 def test_every_split_holds_every_light():
     people = cast.participants(seed=7)
-    for split in ("train", "val", "test"):
+    for split in ("train", "val", "test", "unlabelled"):
         assert {p.light for p in people if p.split == split} == {"day", "dim", "lamp"}
 
 
@@ -174,6 +176,16 @@ def test_generate_writes_the_raw_format_and_repeats_itself(tmp_path, short):
             times = [json.loads(line)["time_s"] for line in boxes.read_text().splitlines()]
             assert times == sorted(times)
             assert times[0] == 0.0
+
+
+def test_nobody_labelled_the_last_participants(short, tmp_path, monkeypatch):
+    people = cast.participants(seed=7)
+    monkeypatch.setattr(generate, "participants", lambda seed: [people[0], people[-1]])
+    generate.generate(tmp_path / "two", seed=7)
+    rows = list(csv.DictReader((tmp_path / "two" / "annotations.csv").open()))
+    assert [(bool(row["verb"]), bool(row["noun"]), row["split"]) for row in rows] == (
+        [(True, True, "train")] * 3 + [(False, False, "unlabelled")] * 3
+    )
 
 
 def _files(folder: Path) -> list[Path]:

@@ -7,7 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.ensemble import choose_temperature, cross_entropies, data_set_weights, mix, normalise, weights
+from models.calibration import fit_temperature, nll
+from models.ensemble import (
+    choose_temperature,
+    cross_entropies,
+    data_set_weights,
+    learn_weights,
+    mix,
+    normalise,
+    weights,
+)
 
 KINDS = st.sampled_from(["uniform", "per_sample", "data_set"])
 SPACES = st.sampled_from(["logits", "probs"])
@@ -143,3 +152,93 @@ def test_nonsense_is_refused():
         data_set_weights(losses, 1.0, ~present)
     with pytest.raises(ValueError, match="no candidate"):
         choose_temperature(torch.zeros(2, 3, 4), torch.zeros(2).long(), present, [], "probs")
+
+
+def judged(clips, skills, seed=0, classes=4):
+    """Teachers whose logit of the truth is raised by their skill, all as noisy, and the truth."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (clips,), generator=generator)
+    noise = torch.randn(clips, len(skills), classes, generator=generator)
+    truth = torch.nn.functional.one_hot(labels, classes)[:, None]
+    return torch.tensor(skills)[:, None] * truth + 1.5 * noise, labels
+
+
+def everyone(logits):
+    return torch.ones(logits.shape[:2], dtype=torch.bool)
+
+
+spaces = pytest.mark.parametrize("space", ["logits", "probs"])
+
+
+@spaces
+def test_learned_weights_are_the_best_of_a_grid(space):
+    """With many clips nothing is gained by a pull, and no other weights, calibrated, make the clips likelier."""
+    logits, labels = judged(1500, [2.0, 1.0, -1.0])
+    there = everyone(logits)
+
+    def loss(shares):
+        mixed = mix(logits, normalise(torch.tensor(shares), there), space)
+        return nll(mixed / fit_temperature(mixed, labels), labels)
+
+    found = learn_weights(logits, labels, there, space)
+    assert found.sum() == pytest.approx(1)
+    grid = [(a / 20, b / 20, (20 - a - b) / 20) for a in range(21) for b in range(21 - a)]
+    assert loss(found.tolist()) < min(map(loss, grid)) + 1e-5
+
+
+def test_at_a_temperature_of_one_learned_weights_are_those_of_em():
+    """Labels drawn from a mix of two teachers: the mix needs no temperature, and EM finds its weights."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(4000, 2, 3, generator=generator)
+    probs = logits.softmax(-1)
+    drawn = torch.multinomial((torch.tensor([0.7, 0.3])[:, None] * probs).sum(1), 1, generator=generator)[
+        :, 0
+    ]
+    of_truth = probs[torch.arange(4000), :, drawn]
+    shares = torch.tensor([0.5, 0.5])
+    for _ in range(500):
+        responsible = shares * of_truth
+        shares = (responsible / responsible.sum(1, keepdim=True)).mean(0)
+    torch.testing.assert_close(
+        learn_weights(logits, drawn, everyone(logits), "probs"), shares, atol=0.02, rtol=0
+    )
+
+
+@spaces
+@pytest.mark.parametrize("clips", [40, 400])
+def test_a_harmful_teacher_is_dropped(space, clips):
+    logits, labels = judged(clips, [2.0, 2.0, -2.0])
+    found = learn_weights(logits, labels, everyone(logits), space)
+    assert found[2] == 0
+    assert (found[:2] > 0.2).all()
+
+
+@spaces
+def test_few_clips_leave_teachers_alike_more_even_than_no_pull(space):
+    """Ten clips, four equal teachers: what differs between them is chance."""
+    uneven = []
+    for seed in range(8):
+        logits, labels = judged(10, [1.5] * 4, seed)
+        uneven.append((learn_weights(logits, labels, everyone(logits), space) - 0.25).abs().max().item())
+    assert sorted(uneven)[4] < 0.15
+
+
+@spaces
+def test_learned_weights_of_any_presence_are_a_distribution(space):
+    logits, labels = judged(30, [2.0, 1.0, 0.5], seed=3)
+    there = torch.rand(30, 3, generator=torch.Generator().manual_seed(0)) < 0.6
+    there[:, 2] = False
+    logits[~there] = math.nan
+    found = learn_weights(logits, labels, there, space)
+    assert found[2] == 0
+    assert (found >= 0).all()
+    assert found.sum() == pytest.approx(1)
+    assert torch.equal(found, learn_weights(logits, labels, there, space))
+
+
+def test_one_clip_teaches_no_weights():
+    logits, labels = judged(1, [3.0, 0.0])
+    found = learn_weights(logits, labels, everyone(logits), "probs")
+    torch.testing.assert_close(found, torch.tensor([0.5, 0.5]), atol=0.01, rtol=0)
+    with pytest.raises(ValueError, match="no clip"):
+        learn_weights(logits, labels, ~everyone(logits), "probs")

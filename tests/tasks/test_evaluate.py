@@ -51,7 +51,7 @@ TRAINING = {
     "ema": 0.0,
     "precision": "float32",
 }
-SUPERVISED = {"kind": "supervised", "head_weights": None}
+SUPERVISED = {"kind": "supervised", "head_weights": None, "label_smoothing": 0.0}
 PARAMS: dict[str, Any] = {
     "data": {
         "name": "small",
@@ -115,6 +115,7 @@ PARAMS: dict[str, Any] = {
         "epochs": 1,
         "temperature": [1.0],
         "distillation_weight": [0.5],
+        "divergence": ["forward_kl"],
         "weights_temperature": [1.0, 0.1],
     },
     "evaluate": {"clips": [1, 2, 3], "crops": [1, 3], "bins": 15, "bootstrap": 50},
@@ -122,6 +123,7 @@ PARAMS: dict[str, Any] = {
 }
 CHOSEN = {
     "temperature": 1.0,
+    "divergence": "forward_kl",
     "distillation_weight": {"verb": 0.5, "noun": 0.0},
     "ground_truth_weight": 1.0,
     "unlabelled_weight": 0.0,

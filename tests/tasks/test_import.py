@@ -165,11 +165,37 @@ def test_folds_follow_the_groups(clone: Workspace, raw_folder):
     assert any("2 fold(s)" in note for note in notes)
 
 
+def test_a_lesson_for_unlabelled_clips_is_settled_anew_where_all_are_labelled(clone: Workspace, source: Path):
+    """The sample's teachers learn from all labelled clips, and teach those that nobody labelled."""
+    before = params.load(clone.params)
+    assert {teacher.folds for teacher in before.teachers.values()} == {1}
+    assert before.students["student"].method.distillation_weight == 0
+    text, notes = rewritten(clone, source)
+    after = params.parse(text, clone.params)
+    method = after.students["student"].method
+    assert (method.distillation_weight, method.ground_truth_weight, method.unlabelled_weight) == (
+        "auto",
+        0.5,
+        "auto",
+    )
+    assert {teacher.folds for teacher in after.teachers.values()} == {3}
+    assert any("distillation_weight on validation" in note for note in notes)
+    assert any("cross-fitted in 3 folds" in note for note in notes)
+
+
+def test_it_stays_where_some_clips_have_no_label(clone: Workspace, raw_folder):
+    columns = ["clip_id", "video", "start_s", "stop_s", "action", "group", "split"]
+    rows = [[f"c{n}", f"v{n}.mp4", 0, 1, "cut" if n % 2 else "wash", f"g{n // 2}", ""] for n in range(12)]
+    text, _ = rewritten(clone, raw_folder([*rows, ["u", "u.mp4", 0, 1, "", "u", "unlabelled"]], columns))
+    after = params.parse(text, clone.params)
+    assert after.students["student"].method == params.load(clone.params).students["student"].method
+    assert {teacher.folds for teacher in after.teachers.values()} == {1}
+
+
 def test_weights_of_other_heads_are_settled_anew(clone: Workspace, source: Path):
-    assert params.load(clone.params).students["student"].method.distillation_weight == {
-        "verb": 0.5,
-        "noun": 0.0,
-    }
+    values = yaml.safe_load(clone.params.read_text())
+    values["students"]["student"]["method"]["distillation_weight"] = {"verb": 0.5, "noun": 0.0}
+    clone.params.write_text(yaml.safe_dump(values))
     text, notes = rewritten(clone, source)
     method = params.parse(text, clone.params).students["student"].method
     assert (method.distillation_weight, method.ground_truth_weight) == ("auto", 0.5)

@@ -67,6 +67,18 @@ def test_auto_gamma_silences_a_liar():
     assert found.weights["action"]["liar"] < 1e-6
 
 
+@pytest.mark.parametrize("held_out", [True, False])
+def test_learned_weights_leave_a_liar_out_where_it_has_company(held_out):
+    """The second clip was seen by the liar alone, and somebody has to speak of it."""
+    good, liar = teacher(1.0, present=(True, False, True, True)), teacher(-3.0)
+    found = mix({"good": good, "liar": liar}, "learned", "auto", held_out=held_out)
+    assert found.weights["action"] == pytest.approx({"good": 0.75, "liar": 0.25})
+    said = np.exp(found.lessons.log_probs["action"][:, 0])
+    assert said[0].argmax() == 0
+    assert said[1].argmin() == 1
+    assert found.weights_temperature == {"action": 1.0}
+
+
 def test_the_digest_names_the_content():
     one, other = mix({"a": teacher(1.0)}).lessons, mix({"a": teacher(1.1)}).lessons
     assert one.digest != other.digest

@@ -59,6 +59,10 @@ def test_student_and_baseline_have_the_same_network_and_budget(file: str):
             "nam: test_resnet, ",
             r"unknown key teachers.rgb.backbone.nam; did you mean 'name'",
         ),
+        ("divergence: forward_kl", "divergence: foward_kl", r"row \d+: students.student.method.divergence"),
+        ("label_smoothing: 0.0", "label_smoothing: 1.0", r"label_smoothing: Input should be less than 1"),
+        (", label_smoothing: 0.0", "", r"missing key students.baseline.method.label_smoothing"),
+        ("weights: data_set", "weights: dataset", r"student.ensemble.weights: .*'learned'"),
         ("kind: frames", "kind: frame", r"teachers.rgb.backbone"),
         ("views:\n", "views: [\n", r"not valid YAML"),
         ("head: action", "head: actoin", r"register.head: there is no 'actoin'; did you mean 'action'"),
@@ -124,10 +128,23 @@ def test_no_params_says_where_to_run(tmp_path):
         load(tmp_path / "params.yaml")
 
 
-def test_hints_need_a_teacher_that_gives_them():
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"kind": "hints", "hint_weight": 1.0},
+        {"kind": "rkd", "distance_weight": 25.0, "angle_weight": 50.0},
+    ],
+)
+def test_hints_need_a_teacher_that_gives_them(method):
     document = yaml.safe_load(TEXT)
-    document["students"]["student"]["method"] |= {"kind": "hints", "hint_weight": 1.0}
-    with pytest.raises(UserError, match=r"students.student: method hints needs `hints: true`"):
+    document["students"]["student"]["method"] |= method
+    with pytest.raises(UserError, match=rf"students.student: method {method['kind']} needs `hints: true`"):
         parse(yaml.safe_dump(document), FILE)
     document["teachers"]["flow"]["hints"] = True
-    assert parse(yaml.safe_dump(document), FILE).students["student"].method.kind == "hints"
+    assert parse(yaml.safe_dump(document), FILE).students["student"].method.kind == method["kind"]
+
+
+@pytest.mark.parametrize("name", ["reverse_then_forward", "chi_squared", "auto"])
+def test_a_divergence_is_chosen_by_name(name):
+    text = TEXT.replace("divergence: forward_kl", f"divergence: {name}")
+    assert parse(text, FILE).students["student"].method.divergence == name

@@ -51,14 +51,13 @@ PARAMS = {
     "students": {
         "baseline": {
             "learns_from": "data/index", "backbone": BACKBONE, "training": TRAINING,
-            "method": {"kind": "supervised", "head_weights": None}, "ensemble": None,
+            "method": {"kind": "supervised", "head_weights": None, "label_smoothing": 0.0}, "ensemble": None,
         },
         "student": {
             "learns_from": "artifacts/teachings", "backbone": BACKBONE, "training": TRAINING,
             "method": {
-                "kind": "kd", "temperature": 4.0, "distillation_weight": 0.5, "ground_truth_weight": 0.5,
-                "unlabelled_weight": 0.0,
-                "head_weights": None,
+                "kind": "kd", "temperature": 4.0, "divergence": "forward_kl", "distillation_weight": 0.5,
+                "ground_truth_weight": 0.5, "unlabelled_weight": 0.0, "head_weights": None,
             },
             "ensemble": {
                 "teachers": ["look"], "weights": "uniform", "weights_temperature": 1.0, "space": "probs",
@@ -67,7 +66,8 @@ PARAMS = {
         },
     },
     "search": {
-        "epochs": 1, "temperature": [1.0], "distillation_weight": [0.5], "weights_temperature": [1.0],
+        "epochs": 1, "temperature": [1.0], "distillation_weight": [0.5], "divergence": ["forward_kl"],
+        "weights_temperature": [1.0],
     },
     "evaluate": {"clips": [1], "crops": [1], "bins": 15, "bootstrap": 50},
     "register": {"student": "auto", "head": "action"},

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from models.backbones.stlt import STLT
+from models.distill.kd import KD
+from models.distill.method import Lesson
 from models.distill.supervised import Supervised
 from models.network import build
 from tasks.batches import Batch
@@ -30,6 +32,17 @@ BACKBONE = STLT(
     kind="stlt", width=16, spatial_layers=1, temporal_layers=1, attention_heads=2, max_frames=4, dropout=0.2
 )
 
+BY_LABELS = Supervised(kind="supervised", head_weights=None, label_smoothing=0.0)
+IN_TWO_HALVES = KD(
+    kind="kd",
+    temperature=2.0,
+    divergence="reverse_then_forward",
+    distillation_weight=1.0,
+    ground_truth_weight=0.0,
+    unlabelled_weight=0.0,
+    head_weights=None,
+)
+
 
 def data():
     generator = torch.Generator().manual_seed(0)
@@ -42,17 +55,23 @@ class Killed(Exception):
     """Stands for SIGKILL: nothing of the loop runs after it."""
 
 
-def course(checkpoint, training=TRAINING, kill_after=None, spoil=False, told=None):
+def course(
+    checkpoint, training=TRAINING, kill_after=None, spoil=False, told=None, method=BY_LABELS, done=None
+):
     inputs, labels = data()
-    method = Supervised(kind="supervised", head_weights=None)
+    sure = torch.nn.functional.one_hot((labels + 1) % CLASSES, CLASSES).float()
 
     def batches(places):
         for place in places:
             rows = torch.tensor([row for row, _ in place])
             yield Batch(inputs[rows], rows, torch.tensor([number for _, number in place]))
 
-    def objective(output, batch):
-        losses = method.loss(output, None, {"action": labels[batch.rows]}, torch.nn.Module())
+    def objective(output, batch, progress):
+        if done is not None:
+            done.append(progress)
+        lesson = Lesson({"action": sure[batch.rows]}, torch.ones(len(batch.rows)).bool(), {})
+        truth = {"action": labels[batch.rows]}
+        losses = method.loss(output, lesson, truth, torch.nn.Module(), progress)
         return losses._replace(total=losses.total * float("nan")) if spoil else losses
 
     def log(figures):
@@ -81,22 +100,37 @@ def same(one, other):
 
 
 @pytest.mark.parametrize(
-    "training", [TRAINING, TRAINING.model_copy(update={"ema": 0.0, "precision": "bfloat16"})]
+    ("training", "method"),
+    [
+        (TRAINING, BY_LABELS),
+        (TRAINING.model_copy(update={"ema": 0.0, "precision": "bfloat16"}), BY_LABELS),
+        (TRAINING, IN_TWO_HALVES),
+    ],
 )
-def test_a_killed_training_ends_in_the_same_weights(tmp_path, training):
-    whole, history = fit(fresh(), course(tmp_path / "whole.pt", training))
+def test_a_killed_training_ends_in_the_same_weights(tmp_path, training, method):
+    whole, history = fit(fresh(), course(tmp_path / "whole.pt", training, method=method))
     for epoch in (0, 2):
         with pytest.raises(Killed):
-            fit(fresh(), course(tmp_path / "cut.pt", training, kill_after=epoch))
+            fit(fresh(), course(tmp_path / "cut.pt", training, kill_after=epoch, method=method))
         (tmp_path / ".cut.pt.left").write_bytes(b"half")  # what a kill in the middle of saving leaves
     torch.manual_seed(99)  # whatever the new process drew before
     told: list[int] = []
-    resumed, history_resumed = fit(fresh(), course(tmp_path / "cut.pt", training, told=told))
+    resumed, history_resumed = fit(fresh(), course(tmp_path / "cut.pt", training, told=told, method=method))
     assert told == [0, 1, 2, 3]  # the new MLflow run has the whole curve
     assert same(whole, resumed)
     assert not list(tmp_path.glob(".cut*"))
     strip = functools.partial(map, lambda figures: {k: v for k, v in figures.items() if k != "seconds"})
     assert list(strip(history)) == list(strip(history_resumed))
+
+
+def test_progress_is_the_share_of_steps_done_whoever_was_killed(tmp_path):
+    whole, before, after = [], [], []
+    fit(fresh(), course(tmp_path / "whole.pt", done=whole))
+    assert whole == pytest.approx(np.arange(12) / 12)  # three steps in each of four epochs
+    with pytest.raises(Killed):
+        fit(fresh(), course(tmp_path / "cut.pt", kill_after=1, done=before))
+    fit(fresh(), course(tmp_path / "cut.pt", done=after))
+    assert before + after == whole
 
 
 def test_a_finished_training_is_not_done_again(tmp_path):
