@@ -312,7 +312,7 @@ def _fit_folds(document: Any, found: Summary, notes: list[str]) -> None:
 
 def _fit_head_weights(document: Any, found: Summary, notes: list[str]) -> None:
     """What was weighed head by head is measured anew where the heads are others."""
-    unmeasured = {"head_weights": None} | _UNMEASURED
+    unmeasured: dict[str, Any] = {"head_weights": None} | _UNMEASURED
     for name, student in document["students"].items():
         method = student["method"]
         stale = {
@@ -322,6 +322,7 @@ def _fit_head_weights(document: Any, found: Summary, notes: list[str]) -> None:
         }
         method.update({weight: unmeasured[weight] for weight in stale})
         if "distillation_weight" in stale:
+            method.update(_UNMEASURED)
             notes.append(f"students.{name} now settles distillation_weight on validation (auto)")
 
 
