@@ -123,7 +123,8 @@ def test_a_student_learns_from_a_view_of_true_size():
     """One clip of 16 frames of 224², and what the preset's method makes of it, on the CPU (4 s)."""
     preset = load(ROOT / "infra" / "presets" / "epic-kitchens-100.yaml")
     spec = specs(preset)["student student"]
-    method = preset.students["student"].method.model_copy(update={"distillation_weight": 0.5})
+    settled = {"distillation_weight": 0.5, "unlabelled_weight": 0.0}
+    method = preset.students["student"].method.model_copy(update=settled)
     torch.manual_seed(0)
     network = spec.empty_network()
     lesson = {head: torch.randn(1, len(classes)).log_softmax(-1) for head, classes in spec.heads.items()}
