@@ -4,9 +4,21 @@ Nothing is fetched here; whoever may use the network calls `Published.fetch`.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from torch import Tensor
+from pydantic import BeforeValidator
+from torch import Tensor, nn
+
+
+def _refuse_true(value: Any) -> Any:
+    if value is True:
+        raise ValueError("say which: KINETICS400_V1, or the path of a file of weights")
+    return value
+
+
+Pretrained = Annotated[Literal[False] | str, BeforeValidator(_refuse_true)]
+"""Weights that a network of torchvision begins with: False for random ones, the name of published ones, or the path
+of a file of weights, which the caller reads for `load_pretrained`."""
 
 
 class Published(NamedTuple):
@@ -22,6 +34,40 @@ class Published(NamedTuple):
     name: str
     address: str
     fetch: Callable[[], Mapping[str, Tensor]]
+
+
+def published_by_torchvision(network: str, pretrained: bool | str) -> Published | None:
+    """Return the weights called `pretrained` that torchvision publishes for `network`; None if there are none."""
+    from torchvision.models import get_model_weights, list_models  # takes seconds
+
+    named = (
+        {weights.name: weights for weights in get_model_weights(network)} if network in list_models() else {}
+    )
+    weights = named.get(pretrained)
+    if weights is None:
+        return None
+    return Published(
+        f"torchvision's {pretrained} of {network}",
+        weights.url,
+        lambda: weights.get_state_dict(check_hash=True, weights_only=True),
+    )
+
+
+def take_over(network: nn.Module, state: Mapping[str, Tensor], classifier: str, name: str) -> None:
+    """Load published weights but those of the classifier, which `network` has none of.
+
+    Args:
+        network: without classifier.
+        state: tensors by name.
+        classifier: the layer's name in the published network.
+        name: the network's, for the message.
+
+    Raises:
+        ValueError: a tensor is missing, unknown or of another shape: the weights are for another network.
+    """
+    weights = {key: value for key, value in state.items() if not key.startswith(f"{classifier}.")}
+    refuse_mismatch(network.state_dict(), weights, name)
+    network.load_state_dict(weights)
 
 
 def refuse_mismatch(own: Mapping[str, Tensor], given: Mapping[str, Tensor], network: str) -> None:

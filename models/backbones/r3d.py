@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models import pictures, temporal
 from models.pictures import Normalise
-from models.weights import Published, refuse_mismatch
+from models.weights import Pretrained, Published, published_by_torchvision, take_over
 
 if TYPE_CHECKING:
     from torchvision.models.video.resnet import VideoResNet
@@ -39,7 +39,7 @@ class R3D(BaseModel):
 
     kind: Literal["r3d"]
     name: Literal["r3d_18", "r3d_50"]
-    pretrained: Literal[False] | str
+    pretrained: Pretrained
     normalise: Normalise
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
@@ -68,16 +68,7 @@ class R3D(BaseModel):
     @property
     def published(self) -> Published | None:
         """The weights of torchvision, where `pretrained` names them."""
-        from torchvision.models.video import R3D_18_Weights
-
-        weights = R3D_18_Weights.KINETICS400_V1
-        if (self.name, self.pretrained) != ("r3d_18", weights.name):
-            return None
-        return Published(
-            f"torchvision's {weights.name} of {self.name}",
-            weights.url,
-            lambda: weights.get_state_dict(check_hash=True, weights_only=True),
-        )
+        return published_by_torchvision(self.name, self.pretrained)
 
 
 class ResidualNetwork(nn.Module):
@@ -122,6 +113,4 @@ class ResidualNetwork(nn.Module):
         Raises:
             ValueError: a tensor is missing, unknown or of another shape: the file is for another network.
         """
-        weights = {name: value for name, value in state.items() if not name.startswith("fc.")}
-        refuse_mismatch(self.video.state_dict(), weights, "this depth of R3D")
-        self.video.load_state_dict(weights)
+        take_over(self.video, state, "fc", "this depth of R3D")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models import pictures, temporal
 from models.pictures import Normalise
-from models.weights import Published, refuse_mismatch
+from models.weights import Pretrained, Published, published_by_torchvision, take_over
 
 if TYPE_CHECKING:
     from torchvision.models.video import SwinTransformer3d
@@ -45,7 +45,7 @@ class Swin3D(BaseModel):
 
     kind: Literal["swin3d"]
     name: Literal["swin3d_t", "swin3d_s", "swin3d_b"]
-    pretrained: Literal[False] | str
+    pretrained: Pretrained
     normalise: Normalise
     dropout: Fraction
     drop_path: Fraction
@@ -67,17 +67,7 @@ class Swin3D(BaseModel):
     @property
     def published(self) -> Published | None:
         """The weights of torchvision, where `pretrained` names them."""
-        from torchvision.models import get_model_weights
-
-        named = {weights.name: weights for weights in get_model_weights(self.name)}
-        if self.pretrained not in named:
-            return None
-        weights = named[self.pretrained]
-        return Published(
-            f"torchvision's {weights.name} of {self.name}",
-            weights.url,
-            lambda: weights.get_state_dict(check_hash=True, weights_only=True),
-        )
+        return published_by_torchvision(self.name, self.pretrained)
 
 
 class SwinNetwork(nn.Module):
@@ -125,6 +115,4 @@ class SwinNetwork(nn.Module):
         Raises:
             ValueError: a tensor is missing, unknown or of another shape: the file is for another network.
         """
-        weights = {name: value for name, value in state.items() if not name.startswith("head.")}
-        refuse_mismatch(self.video.state_dict(), weights, "this size of Video Swin")
-        self.video.load_state_dict(weights)
+        take_over(self.video, state, "head", "this size of Video Swin")

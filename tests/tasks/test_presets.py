@@ -12,8 +12,9 @@ import torch
 from models.distill.method import Lesson
 from models.network import count_parameters, gmacs
 from tasks.datasets import FORMATS
+from tasks.errors import UserError
 from tasks.networks import Spec
-from tasks.params import Params, load
+from tasks.params import Params, load, parse
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "infra" / "presets").glob("*.yaml"))
@@ -56,6 +57,15 @@ def test_the_three_data_sets_have_one():
 def test_only_the_data_is_left_to_fill_in(preset: Params):
     assert preset.data.format in FORMATS
     assert preset.data.heads.keys() == CLASSES[preset.data.format].keys()
+
+
+def test_weights_have_to_be_named():
+    file = FILES[0]
+    text = file.read_text(encoding="utf-8").replace("pretrained: KINETICS400_V1", "pretrained: true")
+    with pytest.raises(
+        UserError, match=r"teachers.rgb.backbone.pretrained: say which: KINETICS400_V1, or the path"
+    ):
+        parse(text, file)
 
 
 @presets
@@ -120,7 +130,7 @@ def test_the_student_costs_what_the_baseline_costs(preset: Params):
 
 
 def test_a_student_learns_from_a_view_of_true_size():
-    """One clip of 16 frames of 224², and what the preset's method makes of it, on the CPU (4 s)."""
+    """One clip of 16 frames of 224², and what the preset's method makes of it, on the CPU."""
     preset = load(ROOT / "infra" / "presets" / "epic-kitchens-100.yaml")
     spec = specs(preset)["student student"]
     settled = {"distillation_weight": 0.5, "unlabelled_weight": 0.0}
