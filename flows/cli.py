@@ -61,7 +61,8 @@ def doctor(
 
 @app.command(
     name="import",
-    epilog="Examples:  understudy import ~/my-videos  ·  understudy import s3://bucket/prefix",
+    epilog="Examples:  understudy import ~/my-videos  ·  understudy import s3://bucket/prefix  ·  "
+    "understudy import ~/EPIC-KITCHENS --preset epic-kitchens-100 --dry-run",
 )
 def import_(
     source: Annotated[
@@ -71,6 +72,16 @@ def import_(
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Replace a data/raw that DVC could not bring back.")
     ] = False,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            "-p",
+            metavar="NAME",
+            help="Begin from infra/presets/NAME.yaml in place of params.yaml as it is: epic-kitchens-100, "
+            "something-something-v2 or something-else.",
+        ),
+    ] = None,
 ) -> None:
     """Check your own data, take it into data/raw, and write params.yaml for it.
 
@@ -82,7 +93,7 @@ def import_(
 
     clone = _clone()
     with nullcontext() if dry_run else clone.only_run():  # stages that run read what it replaces
-        import_data(source, Workspace(clone.root), force, dry_run)
+        import_data(source, Workspace(clone.root), force, dry_run, preset)
 
 
 @app.command(

@@ -77,6 +77,20 @@ def with_change(x: Tensor) -> Tensor:
     return torch.cat([x, torch.cat([change, change[:, -1:]], dim=1)], dim=2)
 
 
+def of_frames(steps: Tensor, frames: int) -> Tensor:
+    """Give every frame the features of the step it falls into, for networks that merge neighbouring frames.
+
+    Args:
+        steps: (batch, steps, width), each of as many frames as the others; with a remainder the last has fewer.
+        frames: of the clip, at least as many as steps.
+
+    Returns:
+        (batch, frames, width).
+    """
+    place = torch.arange(frames, device=steps.device) * steps.shape[1] // frames
+    return steps[:, place]
+
+
 class Mean(nn.Module):
     """The average over frames: blind to their order, and without weights to learn."""
 

@@ -22,7 +22,7 @@ from tasks import params
 from tasks.atomic import digest, new_file, new_folder, write_text
 from tasks.clips import SPLITS
 from tasks.datasets import FORMATS
-from tasks.datasets.annotations import AnnotatedClip, Dataset, check
+from tasks.datasets.annotations import AnnotatedClip, Dataset, check, suggestion
 from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
 from tasks.progress import Progress
@@ -74,7 +74,13 @@ class Summary:
     notes: list[str] = field(default_factory=list)
 
 
-def import_data(source: str, workspace: Workspace, force: bool = False, dry_run: bool = False) -> Summary:
+def import_data(
+    source: str,
+    workspace: Workspace,
+    force: bool = False,
+    dry_run: bool = False,
+    preset: str | None = None,
+) -> Summary:
     """Take `source` in: data/raw, data.dvc and params.yaml follow it. Prints what was found and what is next.
 
     Args:
@@ -82,18 +88,23 @@ def import_data(source: str, workspace: Workspace, force: bool = False, dry_run:
         workspace: the clone that takes it.
         force: replace a data/raw that DVC could not bring back.
         dry_run: look and tell, change nothing (an S3 source is fetched to the work folder all the same).
+        preset: the params to begin from, in place of params.yaml as it is: a file's name in infra/presets.
 
     Raises:
-        UserError: annotations at fault (file and row), nothing recognised, or data/raw has changes to lose.
+        UserError: no such preset, annotations at fault (file and row), nothing recognised, or data/raw has changes
+            to lose.
         InfrastructureError: the disk, DVC or the S3 endpoint failed.
     """
     if not (dry_run or force):
         _refuse_to_lose(workspace)
+    base = workspace.params if preset is None else _preset(preset, workspace)
+    current = params.load(base)
     folder = _fetched(source, workspace) if source.startswith("s3://") else Path(source)
-    current = params.load(workspace.params)
     found = survey(folder, source, current.data)
-    text, notes = written_params(workspace.params.read_text(encoding="utf-8"), current, found)
+    text, notes = written_params(base.read_text(encoding="utf-8"), current, found)
     params.parse(text, workspace.params)
+    if preset is not None:
+        found.notes.append(f"the other params are those of {base.relative_to(workspace.root)}")
     found.notes.extend(notes)
     if not dry_run:
         with new_file(workspace.params) as written:
@@ -105,6 +116,20 @@ def import_data(source: str, workspace: Workspace, force: bool = False, dry_run:
             shutil.rmtree(folder)
     _tell(found, dry_run)
     return found
+
+
+def _preset(name: str, workspace: Workspace) -> Path:
+    """The file of a preset.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    files = {file.stem: file for file in sorted(workspace.presets.glob("*.yaml"))}
+    if name not in files:
+        raise UserError(
+            f"there is no preset {name!r}", file=workspace.presets, remedy=suggestion(name, files)
+        )
+    return files[name]
 
 
 def _fetched(source: str, workspace: Workspace) -> Path:

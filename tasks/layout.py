@@ -16,6 +16,11 @@ class Workspace:
         return self.root / "params.yaml"
 
     @property
+    def presets(self) -> Path:
+        """Params of the published data sets, one file each."""
+        return self.root / "infra" / "presets"
+
+    @property
     def raw(self) -> Path:
         """What the user brought: videos/, annotations.csv, detections/ (tracked by data.dvc)."""
         return self.root / "data" / "raw"

@@ -17,12 +17,15 @@ import models.distill.method
 import models.heads
 import models.metrics
 import models.network
+import models.pictures
 import models.temporal
+import models.weights
 import tasks.batches
 import tasks.inference
 import tasks.modalities.frames
 import tasks.modalities.modality
 import tasks.shards
+import tasks.stores.weights
 import tasks.training
 import tasks.views
 from models.calibration import ece, fit_temperature
@@ -250,7 +253,9 @@ class Learner:
                 sys.modules[type(self.spec.backbone).__module__],
                 models.network,
                 models.metrics,
+                models.pictures,
                 models.temporal,
+                models.weights,
                 models.heads,
                 models.distill.divergences,
                 models.distill.method,
@@ -261,6 +266,7 @@ class Learner:
                 tasks.modalities.frames,
                 tasks.modalities.modality,
                 tasks.shards,
+                tasks.stores.weights,
                 sys.modules[__name__],
                 tasks.training,
                 tasks.views,

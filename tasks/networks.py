@@ -12,10 +12,12 @@ from torch import Tensor
 from models.backbones import Backbone
 from models.calibration import apply
 from models.network import Logits, Network, Output, build
+from models.weights import Published
 from tasks.atomic import write_text
 from tasks.errors import UserError
 from tasks.modalities import AnyModality
 from tasks.section import Section
+from tasks.stores import weights
 from tasks.views import Views
 
 
@@ -32,15 +34,18 @@ class Spec(Section):
         """A network with fresh weights drawn from torch's generator, or the backbone's pretrained ones.
 
         Raises:
-            UserError: the file of pretrained weights is missing, or made for another network.
+            UserError: the pretrained weights cannot be had, or are made for another network.
         """
         network = self.empty_network()
-        weights = getattr(self.backbone, "pretrained", False)
-        if isinstance(weights, str):
-            try:
-                network.backbone.load_pretrained(_read_weights(Path(weights)))  # type: ignore[operator]
-            except Exception as error:  # whatever a reader says of a file that is not what it should be
-                raise UserError(f"pretrained weights: {error}", file=weights) from None
+        source: bool | str = getattr(self.backbone, "pretrained", False)
+        if not source:
+            return network
+        try:
+            published: Published | None = self.backbone.published  # type: ignore[union-attr]
+            state = weights.fetch(published) if published else weights.read(Path(str(source)))
+            network.backbone.load_pretrained(state)  # type: ignore[operator]
+        except ValueError as error:
+            raise UserError(f"pretrained: {source}: {error}") from None
         return network
 
     def empty_network(self) -> Network:
@@ -109,8 +114,8 @@ class Committee:
         if "pretrained" in spec["backbone"]:
             spec["backbone"]["pretrained"] = False  # the weights are in the file; nothing to fetch or find
         for number, member in enumerate(self.members):
-            weights = {name: value.detach().cpu().contiguous() for name, value in member.state_dict().items()}
-            (folder / f"weights-{number}.safetensors").write_bytes(save(weights))
+            state = {name: value.detach().cpu().contiguous() for name, value in member.state_dict().items()}
+            (folder / f"weights-{number}.safetensors").write_bytes(save(state))
         content = {"spec": spec, "members": len(self.members), "temperature": self.temperature}
         write_text(folder / "spec.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
@@ -134,10 +139,3 @@ class Committee:
                 f"no usable network: {error}", file=folder, remedy="run `dvc repro` or `dvc pull`"
             ) from None
         return cls(spec, members, content["temperature"])
-
-
-def _read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a PyTorch state dict, without unpickling anything else."""
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    return dict(torch.load(file, map_location="cpu", weights_only=True))

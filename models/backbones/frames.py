@@ -12,13 +12,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from models import temporal
+from models import pictures, temporal
+from models.pictures import Normalise
 from models.temporal import Temporal
+from models.weights import Published, refuse_mismatch
 
-Normalise = Literal["none", "weights", "clip", "frame"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-_STILL = 0.01  # the deviation of a clip in which nothing is to be seen, so that its noise is not blown up
 
 
 class Frames(BaseModel):
@@ -27,14 +26,11 @@ class Frames(BaseModel):
     Attributes:
         name: a timm model, as "mobilenetv4_conv_small_035".
         pretrained: False for weights drawn at random, True for those of timm's hub, or the path of a file of
-            weights; the caller reads that file and gives its tensors to `FrameNetwork.load_pretrained`.
+            weights; the caller gets the tensors and gives them to `FrameNetwork.load_pretrained`.
         temporal: how frames become a clip: "mean" of the frames' features, blind to their order; "stack", the
             mean with each frame seen together with its two neighbours; "difference", the mean with each frame
             seen beside its change to the next; "conv", a convolution over the frames' features.
-        normalise: what is done to the input: "weights", the mean and deviation that the timm model's weights
-            were trained with (rgb alone); "clip", every channel of a clip brought to mean 0 and
-            deviation 1, which takes out its light; "frame", every channel of every frame brought to mean 0,
-            which for flow takes out the camera's motion; "none".
+        normalise: what is done to the input, see `models.pictures.Normalise`.
         dropout: probability of dropping a feature before the heads.
         drop_path: stochastic depth of the image network; 0 for networks that have none.
     """
@@ -53,12 +49,33 @@ class Frames(BaseModel):
         """Build the module for frames of `channels` channels.
 
         Raises:
-            ValueError: timm has no such model, no weights for it, or it has no stochastic depth.
+            ValueError: timm has no such model, or it has no stochastic depth.
         """
         seen = temporal.channels_seen(self.temporal, channels)
-        if self.normalise == "weights" and channels != 3:
-            raise ValueError(f"normalise: weights is for rgb, not for inputs of {channels} channel(s)")
+        pictures.refuse_channels(self.normalise, channels)
         return FrameNetwork(self._image_network(seen), self.temporal, self.normalise)
+
+    @property
+    def published(self) -> Published | None:
+        """The weights of timm's hub, where `pretrained` asks for them.
+
+        Raises:
+            ValueError: timm has no such model, or no weights for it.
+        """
+        if self.pretrained is not True:
+            return None
+        import timm
+
+        config = timm.models.get_pretrained_cfg(self.name)
+        if config is None or not config.has_weights:
+            raise ValueError(f"timm has no weights for {self.name!r}")
+        return Published(
+            f"timm's weights of {self.name}",
+            f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
+            if config.hf_hub_id
+            else str(config.url),
+            lambda: timm.create_model(self.name, pretrained=True, num_classes=0).state_dict(),
+        )
 
     def _image_network(self, channels: int) -> nn.Module:
         import timm  # takes seconds, and whoever reads params.yaml imports this module
@@ -68,9 +85,7 @@ class Frames(BaseModel):
             raise ValueError(f"timm has no model {self.name!r}" + (f"; near it: {close}" if close else ""))
         depth: dict[str, Any] = {"drop_path_rate": self.drop_path} if self.drop_path else {}
         try:
-            return timm.create_model(
-                self.name, pretrained=self.pretrained is True, num_classes=0, in_chans=channels, **depth
-            )
+            return timm.create_model(self.name, num_classes=0, in_chans=channels, **depth)
         except TypeError as error:
             raise ValueError(f"timm model {self.name!r} cannot be built with {depth}: {error}") from error
 
@@ -103,14 +118,10 @@ class FrameNetwork(nn.Module):
             features of the clips (batch, self.width) and of their moments (batch, frames, self.width).
         """
         batch, frames = x.shape[:2]
-        if self.normalisation == "weights":
-            config: Mapping[str, Any] = self.image.pretrained_cfg  # type: ignore[assignment]
-            mean, deviation = (x.new_tensor(config[name])[:, None, None] for name in ("mean", "std"))
-            x = (x - mean) / deviation
-        elif self.normalisation != "none":
-            x = standardise(x, by_frame=self.normalisation == "frame")
-        pictures = temporal.see(self.kind, x).flatten(0, 1)
-        moments = self.image(pictures).unflatten(0, (batch, frames))
+        config: Mapping[str, Any] = self.image.pretrained_cfg  # type: ignore[assignment]
+        x = pictures.normalise(x, self.normalisation, config["mean"], config["std"])
+        seen = temporal.see(self.kind, x).flatten(0, 1)
+        moments = self.image(seen).unflatten(0, (batch, frames))
         return self.temporal(moments), moments
 
     def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
@@ -131,21 +142,8 @@ class FrameNetwork(nn.Module):
             name = f"{layer}.weight"
             if name in weights and name in own:
                 weights[name] = adapt_input_conv(own[name].shape[1], weights[name])
-        _refuse_mismatch(own, weights, config["architecture"])
+        refuse_mismatch(own, weights, config["architecture"])
         self.image.load_state_dict(weights)
-
-
-def standardise(x: Tensor, by_frame: bool) -> Tensor:
-    """Take out light and contrast: every channel of a clip to mean 0 and deviation 1.
-
-    Args:
-        x: (batch, frames, channels, height, width).
-        by_frame: take the mean of each frame instead of the clip's, and one deviation for all channels, so that
-            the components of a motion stay in proportion.
-    """
-    centred = x - x.mean(dim=(3, 4) if by_frame else (1, 3, 4), keepdim=True)
-    deviation = centred.square().mean(dim=(1, 2, 3, 4) if by_frame else (1, 3, 4), keepdim=True).sqrt()
-    return centred / (deviation + _STILL)
 
 
 def _names(field: str | Iterable[str] | None) -> tuple[str, ...]:
@@ -156,16 +154,3 @@ def _names(field: str | Iterable[str] | None) -> tuple[str, ...]:
 
 def _within(name: str, layers: str | Iterable[str] | None) -> bool:
     return any(name.startswith(f"{layer}.") for layer in _names(layers))
-
-
-def _refuse_mismatch(own: Mapping[str, Tensor], given: Mapping[str, Tensor], architecture: str) -> None:
-    wrong = [f"{name} is missing" for name in own.keys() - given.keys()]
-    wrong += [f"{name} is unknown" for name in given.keys() - own.keys()]
-    wrong += [
-        f"{name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own.keys() & given.keys()
-        if given[name].shape != own[name].shape
-    ]
-    if wrong:
-        shown = "; ".join(sorted(wrong)[:3])
-        raise ValueError(f"these weights are not for {architecture}: {len(wrong)} tensors differ ({shown})")

@@ -112,7 +112,8 @@ class LayoutNetwork(nn.Module):
         sequence = self.dropout(torch.cat([frames, token], dim=1))
         length = sequence.shape[1]
         future = torch.ones(length, length, dtype=torch.bool, device=frames.device).triu(1)
-        return self.temporal(sequence, mask=future)[:, -1]
+        # Said, or torch compares the whole mask to find out, and waits for the GPU.
+        return self.temporal(sequence, mask=future, is_causal=True)[:, -1]
 
 
 class BoxEmbedding(nn.Module):

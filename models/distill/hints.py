@@ -79,7 +79,7 @@ def _distance(moments: Tensor, hint: Hint, translations: nn.Module) -> Tensor:
     total = widen(moments).new_zeros(())
     for member, translate in enumerate(translations.children()):
         rows = (hint.member == member) & hint.present
-        said = widen(translate(moments[rows]))
+        said = translate(widen(moments[rows]))
         total = total + (said - widen(hint.moments[rows].detach())).square().mean(dim=-1).sum()
     return total / moments.shape[:2].numel()
 

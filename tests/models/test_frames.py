@@ -4,7 +4,8 @@ import pytest
 import timm
 import torch
 
-from models.backbones.frames import Frames, standardise
+from models.backbones.frames import Frames
+from models.pictures import standardise
 from models.temporal import with_change, with_neighbours
 
 PLAIN = Frames(

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from models.backbones import Backbone
 from models.backbones.frames import Frames
+from models.backbones.r3d import R3D
 from models.backbones.stlt import STLT
+from models.backbones.swin3d import Swin3D
 from models.network import Network, build, count_parameters, gmacs
 
 HEADS = {"verb": 4, "type": 3}  # "type" is an attribute of every torch module, and a fair name for a head
@@ -31,6 +33,16 @@ def stlt(**changes: object) -> STLT:
     return STLT.model_validate({"kind": "stlt", **sizes, "dropout": 0.0, **changes})
 
 
+def swin3d() -> Swin3D:
+    fields = {"name": "swin3d_t", "pretrained": False, "normalise": "none", "dropout": 0.0, "drop_path": 0.0}
+    return Swin3D.model_validate({"kind": "swin3d", **fields})
+
+
+def r3d(name: str) -> R3D:
+    fields = {"name": name, "pretrained": False, "normalise": "none", "dropout": 0.0}
+    return R3D.model_validate({"kind": "r3d", **fields})
+
+
 def pictures(channels: int = 3, clips: int = 2) -> Tensor:
     return torch.randn(clips, 4, channels, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -47,6 +59,9 @@ EXAMPLES: list[tuple[BaseModel, Tensor]] = [
     (frames(), pictures(channels=1)),
     *((frames(temporal=kind), pictures()) for kind in get_args(Frames.model_fields["temporal"].annotation)),
     (stlt(), boxes()),
+    (swin3d(), pictures()),
+    (r3d("r3d_18"), pictures(channels=2)),
+    (r3d("r3d_50"), pictures(channels=1)),
 ]
 examples = pytest.mark.parametrize(("backbone", "x"), EXAMPLES)
 

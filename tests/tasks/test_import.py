@@ -1,6 +1,7 @@
 """`understudy import` takes a folder or an S3 prefix in: data/raw, data.dvc and params.yaml follow it."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ def _initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["DVC_SITE_CACHE_DIR"] = str(tmp_path_factory.mktemp("site"))
     dvc(root, "init", "--no-scm", "-q")
     shutil.copy(_REPOSITORY / "params.yaml", root)
+    shutil.copytree(_REPOSITORY / "infra" / "presets", root / "infra" / "presets")
     return root
 
 
@@ -296,6 +298,95 @@ def test_a_bad_source_changes_nothing(clone: Workspace, source: Path, spoil, mes
         import_data(str(source), clone)
     assert not clone.raw.exists()
     assert clone.params.read_text() == before
+
+
+def test_a_preset_takes_the_place_of_params(clone: Workspace, source: Path, capsys):
+    import_data(str(source), clone, preset="epic-kitchens-100")
+    written = params.load(clone.params)
+    preset = params.load(_REPOSITORY / "infra" / "presets" / "epic-kitchens-100.yaml")
+    assert (written.data.format, written.data.heads) == ("folder", {"action": ["cut", "wash"]})
+    assert written.views == preset.views
+    assert {name: teacher.backbone for name, teacher in written.teachers.items()} == {
+        name: preset.teachers[name].backbone for name in ("rgb", "flow", "audio")
+    }  # the source has no detections
+    assert clone.params.read_text().startswith("# EPIC-KITCHENS-100 with the networks")
+    assert (
+        "note: the other params are those of infra/presets/epic-kitchens-100.yaml" in capsys.readouterr().out
+    )
+
+
+def test_a_preset_can_be_looked_at_first(clone: Workspace, source: Path, capsys):
+    before = clone.params.read_text()
+    import_data(str(source), clone, dry_run=True, preset="something-else")
+    assert clone.params.read_text() == before
+    assert not clone.raw.exists()
+    told = capsys.readouterr().out
+    assert "infra/presets/something-else.yaml" in told
+    assert "some videos have audio, but params.yaml names no such modality" in told
+
+
+def test_an_unknown_preset_is_suggested(clone: Workspace, source: Path):
+    with pytest.raises(UserError, match=r"no preset 'epic-kitchens'\n.*did you mean 'epic-kitchens-100'"):
+        import_data(str(source), clone, preset="epic-kitchens")
+    with pytest.raises(UserError, match="known: epic-kitchens-100, something-else, something-something-v2"):
+        import_data(str(source), clone, preset="../../params")
+
+
+def _epic_kitchens(folder: Path) -> str:
+    official = Path(os.environ["UNDERSTUDY_SHARED_DATA"]) / "epic_kitchens_100"
+    for file in official.glob("*.csv"):
+        shutil.copy(file, folder)
+    return "P01_11"
+
+
+def _something_else(folder: Path) -> str:
+    official = Path(os.environ["UNDERSTUDY_SHARED_DATA"]) / "something_else"
+    for name in (
+        "compositional_labels.json",
+        "compositional_oneobject_train.json",
+        "annotations_sample.json",
+    ):
+        shutil.copy(official / name, folder)
+    clips = json.loads((folder / "compositional_oneobject_train.json").read_text())
+    boxes = json.loads((folder / "annotations_sample.json").read_text())
+    return next((clip["id"] for clip in clips if clip["id"] in boxes), clips[0]["id"])
+
+
+@pytest.mark.skipif("UNDERSTUDY_SHARED_DATA" not in os.environ, reason="needs the official files")
+@pytest.mark.parametrize(
+    ("preset", "official", "counts", "slices"),
+    [
+        (
+            "epic-kitchens-100",
+            _epic_kitchens,
+            {"verb": 97, "noun": 300},
+            ["unseen_participant", "tail_class"],
+        ),
+        ("something-something-v2", _something_else, {"action": 174}, []),
+        ("something-else", _something_else, {"action": 174}, []),
+    ],
+)
+def test_the_official_files_fill_in_their_preset(
+    clone: Workspace, tmp_path: Path, films, preset: str, official, counts: dict[str, int], slices: list[str]
+):
+    folder = tmp_path / preset
+    folder.mkdir()
+    video = official(folder)
+    films.write(folder / "videos" / f"{video}.mp4", films.grey(10), sound=films.tone(1.0))
+    (folder / "detections").mkdir()
+    (folder / "detections" / f"{video}.jsonl").write_text("")
+    shipped = params.load(_REPOSITORY / "infra" / "presets" / f"{preset}.yaml")
+    import_data(str(folder), clone, preset=preset)
+    written = params.load(clone.params)
+    assert {head: len(classes) for head, classes in written.data.heads.items()} == counts
+    assert (written.data.name, written.data.format, written.data.slices) == (
+        preset,
+        shipped.data.format,
+        slices,
+    )
+    assert written.teachers == shipped.teachers
+    assert written.students == shipped.students
+    assert written.modalities == shipped.modalities
 
 
 def test_from_s3(clone: Workspace, source: Path, monkeypatch: pytest.MonkeyPatch):

@@ -183,6 +183,18 @@ def test_a_tone_lights_its_mel_band_and_silence_has_no_sound(films, tmp_path):
     assert list(AUDIO.extract(raw(silent, audio_rate_hz=16000), [(0.0, 2.0)])) == []
 
 
+def test_the_papers_spectrograms(films, tmp_path):
+    """1.116 s at 16 kHz, windows of 160 every 80 samples, 128 mels: 128 × 224, and no band is empty."""
+    paper = Audio(
+        kind="audio", shards=1, rate_hz=16000, n_fft=1024, window=160, hop=80, mels=128, window_s=1.116
+    )
+    assert paper.shape(16, 224) == (16, 1, 128, 224)
+    assert (mel_filters(16000, 1024, 128).max(axis=1) > 0).all()
+    path = films.write(tmp_path / "a.mp4", films.grey(20), sound=films.tone(2.0, hertz=1000))
+    rows = rows_of(list(paper.extract(raw(path, audio_rate_hz=16000), [(0.0, 2.0)])))
+    assert paper.render(rows, view(times_s=(0.8, 1.2)), 224).shape == (2, 1, 128, 224)
+
+
 def test_sound_follows_the_views_times(films, tmp_path):
     sound = np.concatenate([films.tone(1.0, hertz=300), films.tone(1.0, hertz=3000)], axis=1)
     path = films.write(tmp_path / "a.mp4", films.grey(20), sound=sound)

@@ -23,7 +23,11 @@ def test_the_shipped_params_parse():
     assert {"baseline", "student"} <= set(params.students)
 
 
-@pytest.mark.parametrize("file", ["params.yaml", "benchmarks/av_digits.yaml"])
+@pytest.mark.parametrize(
+    "file",
+    ["params.yaml", "benchmarks/av_digits.yaml", *sorted(map(str, (ROOT / "infra/presets").glob("*.yaml")))],
+    ids=lambda file: Path(file).stem,
+)
 def test_student_and_baseline_have_the_same_network_and_budget(file: str):
     params = load(ROOT / file)
     baseline, student = params.students["baseline"], params.students["student"]

@@ -1,0 +1,118 @@
+"""Backbone family `swin3d`: Video Swin, a transformer over windows of space and time.
+
+One family for all modalities that come as pictures: rgb (3 channels), flow (2), audio (1, log-mel windows).
+Source: Liu et al., Video Swin Transformer, CVPR 2022, arXiv 2106.13230, in torchvision's implementation.
+Video Swin-T is the network of Radevski et al., ICCV 2023, arXiv 2307.07483.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from models import pictures, temporal
+from models.pictures import Normalise
+from models.weights import Pretrained, Published, published_by_torchvision, take_over
+
+if TYPE_CHECKING:
+    from torchvision.models.video import SwinTransformer3d
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+# Of the frames that the published weights were trained on.
+_MEAN = (0.485, 0.456, 0.406)
+_DEVIATION = (0.229, 0.224, 0.225)
+
+
+class Swin3D(BaseModel):
+    """Video Swin transformer: patches of 2 frames × 4 × 4 pixels, attention in windows of 8 × 7 × 7 patches.
+
+    The paper's network (27.85 M weights without heads): swin3d_t, drop_path 0.2, weights of Kinetics-400.
+
+    Attributes:
+        name: its size: swin3d_t (widths 96 to 768, depths 2-2-6-2), swin3d_s (depths 2-2-18-2) or swin3d_b
+            (widths 128 to 1024).
+        pretrained: False for weights drawn at random, KINETICS400_V1 for those that torchvision publishes, or the
+            path of a file of weights; the caller gets the tensors and gives them to
+            `SwinNetwork.load_pretrained`.
+        normalise: what is done to the input, see `models.pictures.Normalise`.
+        dropout: probability of dropping a feature before the heads.
+        drop_path: stochastic depth of the last block; it rises linearly from 0 at the first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["swin3d"]
+    name: Literal["swin3d_t", "swin3d_s", "swin3d_b"]
+    pretrained: Pretrained
+    normalise: Normalise
+    dropout: Fraction
+    drop_path: Fraction
+
+    def build(self, channels: int) -> "SwinNetwork":
+        """Build the module for frames of `channels` channels.
+
+        Raises:
+            ValueError: more than three channels, or a normalisation that is not for them.
+        """
+        from torchvision.models import (
+            get_model,
+        )  # takes seconds, and whoever reads params.yaml imports this module
+
+        pictures.refuse_beyond_rgb(channels)
+        pictures.refuse_channels(self.normalise, channels)
+        return SwinNetwork(get_model(self.name), self.drop_path, self.normalise)
+
+    @property
+    def published(self) -> Published | None:
+        """The weights of torchvision, where `pretrained` names them."""
+        return published_by_torchvision(self.name, self.pretrained)
+
+
+class SwinNetwork(nn.Module):
+    """The module of `Swin3D`.
+
+    Args:
+        video: torchvision's network; its classifier is taken off.
+        drop_path, normalisation: see `Swin3D`.
+
+    Attributes:
+        width: channels of the clip features.
+    """
+
+    def __init__(self, video: "SwinTransformer3d", drop_path: float, normalisation: Normalise) -> None:
+        super().__init__()
+        self.width: int = video.num_features
+        video.head = nn.Identity()
+        blocks = [
+            module.stochastic_depth for module in video.modules() if hasattr(module, "stochastic_depth")
+        ]
+        for number, depth in enumerate(blocks):
+            depth.p = drop_path * number / (len(blocks) - 1)
+        self.video = video
+        self.normalisation = normalisation
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed clips (batch, frames, channels, height, width).
+
+        Returns:
+            features of the clips (batch, self.width) and of their moments (batch, frames, self.width), a moment
+            being a pair of frames, so that both have the same.
+        """
+        frames = x.shape[1]
+        x = pictures.in_three_channels(pictures.normalise(x, self.normalisation, _MEAN, _DEVIATION))
+        patches = self.video.pos_drop(self.video.patch_embed(x.transpose(1, 2)))
+        steps = self.video.norm(self.video.features(patches)).mean(dim=(2, 3))
+        return steps.mean(dim=1), temporal.of_frames(steps, frames)
+
+    def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the weights of a torchvision checkpoint.
+
+        Args:
+            state: tensors by name, as torchvision publishes them for this size. The classifier is left out.
+
+        Raises:
+            ValueError: a tensor is missing, unknown or of another shape: the file is for another network.
+        """
+        take_over(self.video, state, "head", "this size of Video Swin")
