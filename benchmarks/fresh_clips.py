@@ -3,8 +3,8 @@
 Run after a run on the sample, in the clone's root: `python -m benchmarks.fresh_clips`. Draws two more casts of the
 sample's generator (32 participants, 1,088 clips; 8 minutes on two cores, kept in the work folder) and scores every
 student of every seed on them. The sample's 136 test clips of four people leave differences of 4 points to chance;
-these leave about 1.5. No number of params.yaml was chosen by them, but the last trials of docs/methods.md were judged
-on them: a recipe found that way needs other casts. Intervals resample participants, since clips of one are alike.
+these leave about 1.5. No number of params.yaml was chosen by them; the probes of docs/methods.md were judged on the
+casts 101 and 102. Intervals resample participants, since clips of one are alike.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from infra.sample.cast import LABELLED
 from infra.sample.generate import generate
 from models.calibration import action_confidence, reliability_of
 from models.metrics import bootstrap_difference, score, score_action
@@ -29,7 +30,7 @@ from tasks.params import Params, load
 from tasks.settings import settings
 from tasks.shards import Shards
 
-CASTS = (101, 102)
+CASTS = (103, 104)
 SAMPLES = 10_000
 FIGURES = ("action", "verb", "noun", "nll", "nll as trained", "ece", "ece as trained")
 
@@ -71,7 +72,7 @@ def main() -> None:
 def _draw(cast: int, workspace: Workspace) -> None:
     if not workspace.raw.exists():
         with new_folder(workspace.raw) as folder:
-            generate(folder, cast)
+            generate(folder, cast, LABELLED)
 
 
 def _scored(
