@@ -30,7 +30,7 @@ from tasks.params import Params, load
 from tasks.settings import settings
 from tasks.shards import Shards
 
-CASTS = (103, 104)
+CASTS = (201, 202)
 SAMPLES = 10_000
 FIGURES = ("action", "verb", "noun", "nll", "nll as trained", "ece", "ece as trained")
 
