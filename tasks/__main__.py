@@ -18,7 +18,18 @@ from tasks.layout import Workspace
 from tasks.mortal import die_with_parent
 from tasks.settings import settings
 
-STAGES = ("ingest", "extract", "train_teacher", "teach", "distill", "evaluate", "register")
+STAGES = (
+    "ingest",
+    "extract",
+    "train_teacher",
+    "teach",
+    "fuse",
+    "teach_fused",
+    "specialise",
+    "distill",
+    "evaluate",
+    "register",
+)
 ENSURE = "ensure_registered"
 
 

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from models.fusion import Sights
 from tasks.clips import Clip
 from tasks.modalities.modality import Modality
+from tasks.senses import Rendered, Senses, SharedShards, stack
 from tasks.settings import settings
 from tasks.shards import Shards
 from tasks.views import View
@@ -20,33 +22,45 @@ class Batch:
     """Rendered views of some clips.
 
     Attributes:
-        inputs: (batch, frames, …) float32 as the modality renders them.
+        inputs: (batch, frames, …) float32 as the modality renders them, or what several modalities show.
         rows: (batch,) int64, each clip's place in the list it came from.
         numbers: (batch,) int64, which view of the clip it is.
     """
 
-    inputs: Tensor
+    inputs: Tensor | Sights
     rows: Tensor
     numbers: Tensor
 
     def to(self, device: str | torch.device) -> "Batch":
         """The same batch on `device`."""
-        moved = (value.to(device, non_blocking=True) for value in (self.inputs, self.rows, self.numbers))
-        return Batch(*moved)
+
+        def move(value: Tensor) -> Tensor:
+            return value.to(device, non_blocking=True)
+
+        inputs = (
+            move(self.inputs)
+            if isinstance(self.inputs, Tensor)
+            else Sights(*({name: move(value) for name, value in part.items()} for part in self.inputs))
+        )
+        return Batch(inputs, move(self.rows), move(self.numbers))
 
 
-def present(modality: Modality, shards: Shards, clips: Sequence[Clip]) -> np.ndarray:
-    """Whether each clip has the modality, bool (clips,)."""
+def present(modality: Modality | Senses, shards: Shards | SharedShards, clips: Sequence[Clip]) -> np.ndarray:
+    """Whether each clip has the modality, of several any, bool (clips,)."""
+    if isinstance(modality, Senses):
+        assert isinstance(shards, SharedShards)
+        return np.array([modality.covers(shards.rows(clip.video), clip) for clip in clips], dtype=bool)
+    assert isinstance(shards, Shards)
     return np.array([modality.covers(shards.rows(clip.video), clip) for clip in clips], dtype=bool)
 
 
-class _Rendered(Dataset[tuple[np.ndarray, int, int]]):
+class _Rendered(Dataset[tuple[np.ndarray | Rendered, int, int]]):
     """View `number` of clip `row`, rendered when asked for by the pair (row, number)."""
 
     def __init__(
         self,
-        modality: Modality,
-        shards: Shards,
+        modality: Modality | Senses,
+        shards: Shards | SharedShards,
         clips: Sequence[Clip],
         size: int,
         view: Callable[[Clip, int], View],
@@ -54,22 +68,30 @@ class _Rendered(Dataset[tuple[np.ndarray, int, int]]):
         self._modality, self._shards, self._clips = modality, shards, clips
         self._size, self._view = size, view
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[np.ndarray, int, int]:
+    def __getitem__(self, place: tuple[int, int]) -> tuple[np.ndarray | Rendered, int, int]:
         row, number = place
         clip = self._clips[row]
+        view = self._view(clip, number)
+        if isinstance(self._modality, Senses):
+            assert isinstance(self._shards, SharedShards)
+            shown = self._modality.render(self._shards.rows(clip.video), clip, view, self._size)
+            return shown, row, number
+        assert isinstance(self._shards, Shards)
         rows = self._shards.rows(clip.video)
         assert rows is not None, f"{clip.clip_id} has no {self._modality}"
-        return self._modality.render(rows, self._view(clip, number), self._size), row, number
+        return self._modality.render(rows, view, self._size), row, number
 
 
-def _collate(items: list[tuple[np.ndarray, int, int]]) -> Batch:
-    inputs, rows, numbers = zip(*items, strict=True)
-    return Batch(torch.from_numpy(np.stack(inputs)), torch.tensor(rows), torch.tensor(numbers))
+def _collate(items: list[tuple[np.ndarray | Rendered, int, int]]) -> Batch:
+    shown, rows, numbers = zip(*items, strict=True)
+    several = isinstance(shown[0], dict)
+    inputs = stack(shown) if several else torch.from_numpy(np.stack(shown))
+    return Batch(inputs, torch.tensor(rows), torch.tensor(numbers))
 
 
 def batches(
-    modality: Modality,
-    shards: Shards,
+    modality: Modality | Senses,
+    shards: Shards | SharedShards,
     clips: Sequence[Clip],
     size: int,
     places: Sequence[Sequence[tuple[int, int]]],
@@ -78,7 +100,7 @@ def batches(
     """Render batch after batch.
 
     Args:
-        modality: renders.
+        modality: renders, or several do.
         shards: its rows.
         clips: all that `places` refers to.
         size: side of a rendered picture, pixels.

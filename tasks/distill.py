@@ -6,21 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models.distill.method import Taught
+from models.distill.method import Method, Taught
+from models.distill.mst import MST
+from models.distill.omnivorous import Omnivorous, alone
 from tasks.atomic import new_folder, write_json
 from tasks.clips import Clip, label_indices, read_clips, taught_clips
 from tasks.errors import UserError
 from tasks.layout import Workspace
 from tasks.learner import Learner, Lessons, write_curves
-from tasks.lessons import Mixed, mixed
+from tasks.lessons import Mixed, apart, mixed
 from tasks.networks import Spec
-from tasks.params import Params, Student
+from tasks.omnivorous import omnivore
+from tasks.params import MODALITY, Params, Student
 from tasks.shards import Shards
 from tasks.teach import Teachings, load_bank
 from tasks.training import Epoch
-
-MODALITY = "rgb"
-"""What a student sees."""
 
 Trial = tuple[Student, dict[str, dict[str, float]]]
 """A student with numbers in place of `auto`, and its figures on validation: action or head → figure → value."""
@@ -74,13 +74,20 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
             if settled is None:  # once, on the first seed: a choice a seed would be a method of its own
                 settled = _settle(learner, student, bank, train, seen, validation, seed)
             lesson = _lesson(learner, settled, bank, train, validation)
-            learner = replace(learner, method=settled.method)
+            method: Method = settled.method
+            if isinstance(method, MST) and bank is not None:
+                method = method.routed(list(bank), params.class_counts)
+            learner = replace(learner, method=method)
             shown = _shown(settled, seen)
-            network, histories[seed, 0] = learner.train(shown, _of(lesson, train, shown), seed, 0)
+            if isinstance(method, Omnivorous):
+                fused, histories[seed, 0] = omnivore(learner).train(shown, None, seed, 0)
+                network = alone(fused, MODALITY)
+            else:
+                network, histories[seed, 0] = learner.train(shown, _of(lesson, train, shown), seed, 0)
             committee, figures[str(seed)] = learner.finish([network])
             (folder / f"seed-{seed}").mkdir()
             committee.save(folder / f"seed-{seed}")
-            chosen[str(seed)] = _told(settled, lesson)
+            chosen[str(seed)] = _told(settled, lesson) | _routing(bank, histories[seed, 0])
         cost = learner.cost()
         write_curves(folder / "curves.csv", histories)
         write_json(
@@ -106,6 +113,10 @@ def _bank(
     """The teachings that the student learns from; None for one of labels alone."""
     if not student.hears_teachers:
         return None
+    if isinstance(student.method, MST):
+        source = student.learns_from.rpartition("/")[2]
+        folder, names = learner.workspace.teachings / source, learner.params.specialists[source].names
+        return load_bank(folder, names, seed, train, validation)
     assert student.ensemble is not None
     return load_bank(learner.workspace.teachings, student.ensemble.teachers, seed, train, validation)
 
@@ -116,9 +127,11 @@ def _lesson(
     bank: dict[str, Teachings] | None,
     train: list[Clip],
     validation: list[Clip],
-) -> Mixed | None:
-    if bank is None or student.ensemble is None:
+) -> Mixed | Lessons | None:
+    if bank is None:
         return None
+    if student.ensemble is None:
+        return apart(bank)
     heads = learner.params.data.heads
     return mixed(
         student.ensemble,
@@ -126,16 +139,17 @@ def _lesson(
         label_indices(train, heads),
         label_indices(validation, heads),
         list(learner.params.search.weights_temperature),
-        held_out=all(learner.params.teachers[name].folds > 1 for name in bank),
+        held_out=all(learner.params.folds(name) > 1 for name in bank),
     )
 
 
-def _of(lesson: Mixed | None, train: list[Clip], shown: list[Clip]) -> Lessons | None:
+def _of(lesson: Mixed | Lessons | None, train: list[Clip], shown: list[Clip]) -> Lessons | None:
     """The lessons of the clips `shown`, in their order."""
     if lesson is None:
         return None
     ids = {clip.clip_id for clip in shown}
-    return lesson.lessons.take([row for row, clip in enumerate(train) if clip.clip_id in ids])
+    lessons = lesson.lessons if isinstance(lesson, Mixed) else lesson
+    return lessons.take([row for row, clip in enumerate(train) if clip.clip_id in ids])
 
 
 def _shown(student: Student, seen: list[Clip]) -> list[Clip]:
@@ -145,9 +159,30 @@ def _shown(student: Student, seen: list[Clip]) -> list[Clip]:
     return [clip for clip in seen if clip.labelled]
 
 
-def _told(student: Student, lesson: Mixed | None) -> dict[str, Any]:
+def _routing(bank: dict[str, Teachings] | None, history: list[Epoch]) -> dict[str, Any]:
+    """How the gate of method mst spread the clips over the specialists in the last epoch; nothing without a gate.
+
+    For each, its mean probability and the share of the clips for which it was among the top K, over K.
+    """
+    names = [name for name in bank or {} if f"train_gate/{name}" in history[-1]]
+    return (
+        {
+            "routing": {
+                name: {
+                    "probability": history[-1][f"train_gate/{name}"],
+                    "share": history[-1][f"train_route/{name}"],
+                }
+                for name in names
+            }
+        }
+        if names
+        else {}
+    )
+
+
+def _told(student: Student, lesson: Mixed | Lessons | None) -> dict[str, Any]:
     """The settled numbers, for student.json."""
-    if lesson is None or not isinstance(student.method, Taught):
+    if not isinstance(lesson, Mixed) or not isinstance(student.method, Taught):
         return {}
     return {
         "temperature": student.method.temperature,

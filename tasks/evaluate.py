@@ -47,6 +47,7 @@ def evaluate(trained: Trained, workspace: Workspace) -> dict[str, Any]:
     teachers = {name: trained.ask(name, "test") for name in params.teachers}
     rows = [_row(trained, name, seeds) for name, seeds in teachers.items()]
     mixes, weights = _ensembles(trained, teachers) if len(teachers) > 1 else ([], {})
+    rows += [_row(trained, name, trained.ask(name, "test")) for name in params.fused]
     students = sorted(by_views, key=lambda name: trained.about[name]["role"])  # baselines before students
     rows += mixes + [_row(trained, name, by_views[name][trained.views]) for name in students]
 
@@ -56,6 +57,7 @@ def evaluate(trained: Trained, workspace: Workspace) -> dict[str, Any]:
         "views": {name: sweep(by_views[name], test, params.evaluate) for name in students},
         "headline": headline(trained.about),
         "chosen": {name: trained.about[name]["chosen"] for name in students},
+        "fused": {name: trained.about[name]["chosen"] for name in params.fused},
         "majority": majority_accuracy(
             trained.clips("train"), trained.clips("test"), params.data.heads, ACTION
         ),

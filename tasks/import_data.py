@@ -288,19 +288,51 @@ def _drop_absent(document: Any, current: params.Params, found: Summary, notes: l
         if teacher.modality not in document["modalities"]:
             del document["teachers"][name]
             notes.append(f"teachers.{name} is taken out with it")
+    for name, fused in current.fused.items():
+        left = [teacher for teacher in fused.teachers if teacher in document["teachers"]]
+        if len(left) < 2:
+            del document["fused"][name]
+            notes.append(f"fused.{name} is taken out, as fewer than two of its teachers are left")
+        elif len(left) < len(fused.teachers):
+            document["fused"][name]["teachers"] = _list(left)
+            notes.append(f"fused.{name} is now made of {', '.join(left)}")
+    for name, specialists in current.specialists.items():
+        left = [teacher for teacher in specialists.auxiliaries if teacher in document["teachers"]]
+        if not left or specialists.fused not in document["fused"]:
+            del document["specialists"][name]
+            notes.append(f"specialists.{name} is taken out, as teachers of it are missing")
+        elif len(left) < len(specialists.auxiliaries):
+            document["specialists"][name]["auxiliaries"] = _list(left)
+    for name, student in current.students.items():
+        source = student.learns_from.rpartition("/")[2]
+        if student.method.kind == "mst" and source not in document["specialists"]:
+            del document["students"][name]
+            notes.append(f"students.{name} is taken out, as its specialists are")
+            if document["register"]["student"] == name:
+                document["register"]["student"] = "auto"
+    for name, student in current.students.items():
+        if student.method.kind == "omnivorous":
+            left = [teacher for teacher in student.method.teachers if teacher in document["teachers"]]
+            document["students"][name]["method"]["teachers"] = _list(left)
+            if not left:
+                del document["students"][name]
+                notes.append(f"students.{name} is taken out, as nothing beside RGB is left to show it")
+                if document["register"]["student"] == name:
+                    document["register"]["student"] = "auto"
+    heard_of = {*document["teachers"], *document["fused"], *document["specialists"]}
     for name, student in document["students"].items():
         heard = (student.get("ensemble") or {}).get("teachers", [])
-        for teacher in [teacher for teacher in heard if teacher not in document["teachers"]]:
+        for teacher in [teacher for teacher in heard if teacher not in heard_of]:
             heard.remove(teacher)
         lesson, _, teacher = student["learns_from"].rpartition("/")
-        if lesson == "artifacts/teachings" and teacher not in document["teachers"]:
+        if lesson == "artifacts/teachings" and teacher not in heard_of:
             student["learns_from"] = lesson
             heard.extend(document["teachers"])
             notes.append(f"students.{name} now learns from all teachers")
         if student["method"]["kind"] == "hints" and not any(
-            document["teachers"][teacher]["hints"] for teacher in heard
+            document["teachers"][teacher]["hints"] for teacher in heard if teacher in document["teachers"]
         ):
-            for teacher in heard:
+            for teacher in [teacher for teacher in heard if teacher in document["teachers"]]:
                 document["teachers"][teacher]["hints"] = True
             notes.append(f"students.{name} now has hints of all its teachers")
     kinds = {modality.kind for modality in current.modalities.values()}

@@ -9,6 +9,7 @@ from tasks.batches import batches, chunks, present
 from tasks.clips import Clip
 from tasks.errors import UserError
 from tasks.networks import Committee
+from tasks.senses import SharedShards
 from tasks.settings import settings
 from tasks.shards import Shards
 from tasks.views import View, evaluation_views, training_view
@@ -36,7 +37,7 @@ def device() -> torch.device:
 
 def view_logits(
     committee: Committee,
-    shards: Shards,
+    shards: Shards | SharedShards,
     clips: Sequence[Clip],
     clips_per_video: int,
     crops: int,
@@ -66,11 +67,12 @@ def view_logits(
 
 def training_view_logits(
     committee: Committee,
-    shards: Shards,
+    shards: Shards | SharedShards,
     clips: Sequence[Clip],
     seed: int,
     batch: int = 32,
     moments: np.ndarray | None = None,
+    features: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Logits of the training views that the epochs of a training with `seed` cycle through.
 
@@ -80,6 +82,7 @@ def training_view_logits(
         moments: (clips, views.per_clip, views.frames, width of the backbone), to be filled with the features that
             the first network of the committee has of every moment; where the modality shows several a frame, with
             their mean.
+        features: (clips, views.per_clip, width), likewise of the clip features.
 
     Returns:
         as `view_logits`, with `views.per_clip` views.
@@ -93,17 +96,19 @@ def training_view_logits(
         lambda clip, n: training_view(clip, views, seed, n),
         batch,
         moments,
+        features,
     )
 
 
 def _logits(
     committee: Committee,
-    shards: Shards,
+    shards: Shards | SharedShards,
     clips: Sequence[Clip],
     count: int,
     view: Callable[[Clip, int], View],
     batch: int,
     moments: np.ndarray | None = None,
+    features: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     spec, there = committee.spec, device()
     committee.to(there)
@@ -115,10 +120,12 @@ def _logits(
     for rendered in batches(
         spec.modality_params, shards, clips, spec.views.size, chunks(places, batch), view
     ):
-        output = committee.output(rendered.inputs.to(there))
+        output = committee.output(rendered.to(there).inputs)
         for head, values in output.logits.items():
             filled[head][rendered.rows, rendered.numbers] = values.float().cpu().numpy()
         if moments is not None:
             of_frames = output.moments.float().unflatten(1, (spec.views.frames, -1)).mean(2)
             moments[rendered.rows, rendered.numbers] = of_frames.cpu().numpy()
+        if features is not None:
+            features[rendered.rows, rendered.numbers] = output.features.float().cpu().numpy()
     return filled, seen

@@ -43,9 +43,13 @@ class Workspace:
         """Output of `train_teacher@<name>`."""
         return self.root / "artifacts" / "teachers" / name
 
+    def fused(self, name: str) -> Path:
+        """Output of `fuse@<name>`."""
+        return self.root / "artifacts" / "fused" / name
+
     @property
     def teachings(self) -> Path:
-        """The bank of teachings: one folder a teacher."""
+        """The bank of teachings: one folder a teacher; of specialists a folder with one each."""
         return self.root / "artifacts" / "teachings"
 
     def student(self, name: str) -> Path:

@@ -1,7 +1,9 @@
 """One network to be trained: what it sees, which clips it learns from, by which method."""
 
+import copy
 import csv
 import functools
+import hashlib
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,10 +31,9 @@ import tasks.stores.weights
 import tasks.training
 import tasks.views
 from models.calibration import ece, fit_temperature
-from models.distill import Method
-from models.distill.method import Hint, HintShape, Lesson, Losses
+from models.distill.method import Hint, HintShape, Lesson, Losses, Method
 from models.metrics import score, score_action
-from models.network import Network, Output, count_parameters, gmacs
+from models.network import Network, Output, Word, count_parameters, gmacs
 from tasks.atomic import code_digest, digest, file_digest, new_file
 from tasks.batches import Batch, batches, present
 from tasks.clips import Clip, label_indices
@@ -41,6 +42,7 @@ from tasks.inference import view_logits
 from tasks.layout import Workspace
 from tasks.networks import Committee, Spec
 from tasks.params import Params, Training
+from tasks.senses import SharedShards
 from tasks.settings import settings
 from tasks.shards import Shards
 from tasks.stores import tracking
@@ -79,6 +81,33 @@ class Hints:
 
 
 @dataclass(frozen=True)
+class Words:
+    """What one teacher says of every training view.
+
+    Attributes:
+        log_probs: head → float32 (clips, views, classes), calibrated.
+        present: bool (clips,), whether the teacher saw the clip.
+    """
+
+    log_probs: dict[str, np.ndarray]
+    present: np.ndarray
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Words":
+        """Those of some clips."""
+        return Words({head: values[rows] for head, values in self.log_probs.items()}, self.present[rows])
+
+    def of(self, rows: np.ndarray, numbers: np.ndarray, there: torch.device) -> Word:
+        """Those of views `numbers` of clips `rows`, on a device."""
+        return Word(
+            {
+                head: torch.from_numpy(values[rows, numbers % values.shape[1]]).to(there)
+                for head, values in self.log_probs.items()
+            },
+            torch.from_numpy(self.present[rows]).to(there),
+        )
+
+
+@dataclass(frozen=True)
 class Lessons:
     """What a student is told beside the labels, for every view of every training clip.
 
@@ -87,18 +116,26 @@ class Lessons:
         present: bool (clips,), whether any teacher saw the clip.
         hints: of each teacher that gives them.
         digest: names the content.
+        features: float16 (clips, views, width), what a network of the same features made of the clip; for method umt.
+        teachers: what each says by itself, for method mst.
     """
 
     log_probs: dict[str, np.ndarray]
     present: np.ndarray
     hints: dict[str, Hints]
     digest: str
+    features: np.ndarray | None = None
+    teachers: dict[str, Words] | None = None
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Lessons":
         """Those of some clips, in that order."""
         log_probs = {head: values[rows] for head, values in self.log_probs.items()}
         hints = {name: hint.take(rows) for name, hint in self.hints.items()}
-        return Lessons(log_probs, self.present[rows], hints, self.digest)
+        features = None if self.features is None else self.features[rows]
+        teachers = None
+        if self.teachers is not None:
+            teachers = {name: words.take(rows) for name, words in self.teachers.items()}
+        return Lessons(log_probs, self.present[rows], hints, self.digest, features, teachers)
 
     def hint_shapes(self) -> dict[str, HintShape]:
         """Sizes of each teacher's hints."""
@@ -110,7 +147,7 @@ class Lessons:
     def of(self, batch: Batch) -> Lesson:
         """The lesson of a batch, on its device."""
         rows, numbers = batch.rows.cpu().numpy(), batch.numbers.cpu().numpy()
-        there = batch.inputs.device
+        there = batch.rows.device
         return Lesson(
             {
                 head: torch.from_numpy(values[rows, numbers % values.shape[1]]).to(there)
@@ -118,6 +155,12 @@ class Lessons:
             },
             torch.from_numpy(self.present[rows]).to(there),
             {name: hint.of(rows, numbers, there) for name, hint in self.hints.items()},
+            None
+            if self.features is None
+            else torch.from_numpy(self.features[rows, numbers % self.features.shape[1]]).to(there).float(),
+            None
+            if self.teachers is None
+            else {name: words.of(rows, numbers, there) for name, words in self.teachers.items()},
         )
 
 
@@ -144,7 +187,7 @@ class Learner:
     spec: Spec
     training: Training
     method: Method
-    shards: Shards
+    shards: Shards | SharedShards
     validation: list[Clip]
 
     def seen(self, clips: Sequence[Clip]) -> np.ndarray:
@@ -158,6 +201,7 @@ class Learner:
         seed: int,
         member: int,
         training: Training | None = None,
+        begin: Network | None = None,
     ) -> tuple[Network, list[Epoch]]:
         """Train one network on `clips`, as one MLflow run; the network and its history.
 
@@ -169,6 +213,7 @@ class Learner:
             seed: of everything random.
             member: which network of its committee.
             training: another budget than the learner's own.
+            begin: what it starts from, left as it is; None: weights drawn from (seed, member), or pretrained ones.
         """
         training = training or self.training
         labels = {
@@ -180,18 +225,16 @@ class Learner:
             self.workspace.root
             / settings().work
             / "trainings"
-            / f"{self._key(clips, lessons, seed, member, training)}.pt"
+            / f"{self._key(clips, lessons, seed, member, training, begin)}.pt"
         )
 
         def objective(output: Output, batch: Batch, progress: float) -> Losses:
-            truth = {
-                head: values[batch.rows.cpu()].to(batch.inputs.device) for head, values in labels.items()
-            }
+            truth = {head: values[batch.rows.cpu()].to(batch.rows.device) for head, values in labels.items()}
             lesson = lessons.of(batch) if lessons else None
             return self.method.loss(output, lesson, truth, companion, progress)
 
         torch.manual_seed(int(np.random.SeedSequence([seed, member, 1]).generate_state(1)[0]))
-        network = self.spec.new_network()
+        network = self.spec.new_network() if begin is None else copy.deepcopy(begin)
         companion = self._companion(network, lessons)
         tags = {"item": self.name, "seed": str(seed), "member": str(member), "method": self.method.kind}
         described = {
@@ -217,7 +260,7 @@ class Learner:
             network, history = fit(
                 network,
                 Course(
-                    title=f"{title} network {member + 1}" if self.stage == "train_teacher" else title,
+                    title=title if self.stage == "distill" else f"{title} network {member + 1}",
                     training=training,
                     seed=seed,
                     clips=len(clips),
@@ -244,13 +287,18 @@ class Learner:
             raise UserError(f"{self.name}: {error}", file=self.workspace.params) from None
 
     def _key(
-        self, clips: list[Clip], lessons: Lessons | None, seed: int, member: int, training: Training
+        self,
+        clips: list[Clip],
+        lessons: Lessons | None,
+        seed: int,
+        member: int,
+        training: Training,
+        begin: Network | None,
     ) -> str:
         """Names everything that a training depends on."""
-        pretrained = getattr(self.spec.backbone, "pretrained", False)
         return digest(
             code_digest(
-                sys.modules[type(self.spec.backbone).__module__],
+                *self.spec.code,
                 models.network,
                 models.metrics,
                 models.pictures,
@@ -260,7 +308,6 @@ class Learner:
                 models.distill.divergences,
                 models.distill.method,
                 sys.modules[type(self.method).__module__],
-                sys.modules[type(self.spec.modality_params).__module__],
                 tasks.batches,
                 tasks.inference,
                 tasks.modalities.frames,
@@ -278,9 +325,8 @@ class Learner:
             self.shards.digest,
             [(clip.clip_id, clip.start_s, clip.stop_s, dict(clip.labels)) for clip in clips],
             [(clip.clip_id, clip.start_s, clip.stop_s, dict(clip.labels)) for clip in self.validation],
-            file_digest(Path(pretrained))
-            if isinstance(pretrained, str) and Path(pretrained).exists()
-            else None,
+            [file_digest(Path(file)) for file in self.spec.pretrained if Path(file).exists()],
+            weights_digest(begin) if begin is not None else None,
             lessons.digest if lessons else None,
             seed,
             member,
@@ -354,6 +400,16 @@ class Learner:
         """Parameters and 10⁹ multiply-adds of one view through one network."""
         network = self.spec.empty_network().eval()
         return {"params_count": count_parameters(network), "gmacs": gmacs(network, self.spec.example())}
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Names the weights of a network and which of them a training may change."""
+    learns = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    content = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        content.update(f"{name} {name in learns} {tuple(value.shape)}".encode())
+        content.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
 
 
 def figures(

@@ -18,7 +18,7 @@ from models.ensemble import (
     weights,
 )
 from tasks.clips import NO_LABEL
-from tasks.learner import Lessons
+from tasks.learner import Lessons, Words
 from tasks.params import Ensemble
 from tasks.teach import Teachings
 
@@ -125,6 +125,21 @@ def mixed(
         content.update(np.ascontiguousarray(values).data)
     lessons = Lessons(log_probs, heard, given, content.hexdigest())
     return Mixed(lessons, mean_weights, chosen, temperatures, unlabelled)
+
+
+def apart(bank: dict[str, Teachings]) -> Lessons:
+    """What every teacher says of every training view, each by itself, for a method that does the mixing."""
+    words, content = {}, hashlib.sha256()
+    for name, teachings in bank.items():
+        log_probs = {
+            head: torch.from_numpy(values).log_softmax(-1).numpy() for head, values in teachings.train.items()
+        }
+        words[name] = Words(log_probs, teachings.train_present)
+        content.update(name.encode())
+        for array in (*log_probs.values(), teachings.train_present):
+            content.update(np.ascontiguousarray(array).data)
+    present = np.stack([word.present for word in words.values()])
+    return Lessons({}, np.any(present, axis=0), {}, content.hexdigest(), teachers=words)
 
 
 @dataclass(frozen=True)

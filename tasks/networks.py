@@ -1,22 +1,28 @@
 """Trained networks on disk: safetensors and the spec that says how to use them. Nothing here is pickled."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from models.backbones import Backbone
 from models.calibration import apply
+from models.fusion import FusedNetwork, LateFusion, Sights
 from models.network import Logits, Network, Output, build
 from models.weights import Published
 from tasks.atomic import write_text
 from tasks.errors import UserError
 from tasks.modalities import AnyModality
 from tasks.section import Section
+from tasks.senses import Senses
 from tasks.stores import weights
 from tasks.views import Views
 
@@ -25,10 +31,30 @@ class Spec(Section):
     """All that is needed to use a trained network, stored beside its weights as spec.json."""
 
     modality: str
-    modality_params: AnyModality
+    modality_params: Annotated[AnyModality | Senses, Field(discriminator="kind")]
     views: Views
     heads: dict[str, list[str]]
-    backbone: Backbone
+    backbone: Annotated[Backbone | LateFusion, Field(discriminator="kind")]
+
+    @property
+    def code(self) -> list[ModuleType]:
+        """The modules of its modalities and backbones, whose change would change a training."""
+        own = [self.backbone, self.modality_params, *self._backbones().values()]
+        if isinstance(self.modality_params, Senses):
+            own += self.modality_params.of.values()
+        return [sys.modules[name] for name in dict.fromkeys(type(part).__module__ for part in own)]
+
+    @property
+    def pretrained(self) -> list[str]:
+        """The files of weights that its backbones begin with."""
+        found = [getattr(backbone, "pretrained", False) for backbone in self._backbones().values()]
+        return [file for file in found if isinstance(file, str)]
+
+    def _backbones(self) -> dict[str, Any]:
+        """Modality → backbone; of a network of one modality, that one."""
+        if isinstance(self.backbone, LateFusion):
+            return dict(self.backbone.branches)
+        return {self.modality: self.backbone}
 
     def new_network(self) -> Network:
         """A network with fresh weights drawn from torch's generator, or the backbone's pretrained ones.
@@ -37,15 +63,18 @@ class Spec(Section):
             UserError: the pretrained weights cannot be had, or are made for another network.
         """
         network = self.empty_network()
-        source: bool | str = getattr(self.backbone, "pretrained", False)
-        if not source:
-            return network
-        try:
-            published: Published | None = self.backbone.published  # type: ignore[union-attr]
-            state = weights.fetch(published) if published else weights.read(Path(str(source)))
-            network.backbone.load_pretrained(state)  # type: ignore[operator]
-        except ValueError as error:
-            raise UserError(f"pretrained: {source}: {error}") from None
+        for name, backbone in self._backbones().items():
+            source: bool | str = getattr(backbone, "pretrained", False)
+            if not source:
+                continue
+            whole = network.backbone
+            module = whole.branch(name) if isinstance(whole, FusedNetwork) else whole
+            try:
+                published: Published | None = backbone.published
+                state = weights.fetch(published) if published else weights.read(Path(str(source)))
+                module.load_pretrained(state)  # type: ignore[operator]
+            except ValueError as error:
+                raise UserError(f"pretrained: {source}: {error}") from None
         return network
 
     def empty_network(self) -> Network:
@@ -60,8 +89,10 @@ class Spec(Section):
         except ValueError as error:
             raise UserError(f"backbone {self.backbone.kind} for {self.modality}: {error}") from None
 
-    def example(self) -> Tensor:
-        """An input of one clip, zeros, in the shape that the modality renders."""
+    def example(self) -> Tensor | Sights:
+        """An input of one clip, zeros, in the shape that the modality renders, or several do."""
+        if isinstance(self.modality_params, Senses):
+            return self.modality_params.example(self.views.frames, self.views.size)
         return torch.zeros(1, *self.modality_params.shape(self.views.frames, self.views.size))
 
 
@@ -79,12 +110,12 @@ class Committee:
         self.members = [member.eval() for member in members]
         self.temperature = dict(temperature)
 
-    def logits(self, inputs: Tensor) -> Logits:
+    def logits(self, inputs: Tensor | Sights) -> Logits:
         """The members' mean logits of a batch (batch, frames, …), not calibrated."""
         return self.output(inputs).logits
 
     @torch.inference_mode()
-    def output(self, inputs: Tensor) -> Output:
+    def output(self, inputs: Tensor | Sights) -> Output:
         """The members' mean logits of a batch (batch, frames, …), not calibrated, beside the first one's features."""
         outputs = [member(inputs) for member in self.members]
         return outputs[0]._replace(
@@ -111,8 +142,9 @@ class Committee:
     def save(self, folder: Path) -> None:
         """Write spec.json and weights-<k>.safetensors into `folder`, which exists."""
         spec = self.spec.model_dump(mode="json")
-        if "pretrained" in spec["backbone"]:
-            spec["backbone"]["pretrained"] = False  # the weights are in the file; nothing to fetch or find
+        for backbone in (spec["backbone"], *spec["backbone"].get("branches", {}).values()):
+            if "pretrained" in backbone:
+                backbone["pretrained"] = False  # the weights are in the file; nothing to fetch or find
         for number, member in enumerate(self.members):
             state = {name: value.detach().cpu().contiguous() for name, value in member.state_dict().items()}
             (folder / f"weights-{number}.safetensors").write_bytes(save(state))

@@ -16,12 +16,16 @@ from pydantic import (
 )
 
 from models.backbones import Backbone
-from models.distill import Method
+from models.distill import MST, Method, Omnivorous
 from models.distill.divergences import Curriculum
+from models.distill.mst import LAYERS
 from tasks.errors import UserError
 from tasks.modalities import AnyModality
 from tasks.section import Section
 from tasks.views import Views
+
+MODALITY = "rgb"
+"""What a student sees."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=40)]
@@ -89,6 +93,55 @@ class Teacher(Section):
     training: Training
 
 
+class FusedTeacher(Section):
+    """A teacher that sees several modalities: a network of one branch each, made from trained teachers."""
+
+    teachers: list[Name] = Field(
+        min_length=2,
+        description="Whose networks are the branches; each of another modality, all of as many folds.",
+    )
+    kind: Literal["ume", "head", "umt", "auto"] = Field(
+        description="ume: the mean of the branches' calibrated predictions; head: a joint classifier on their frozen "
+        "features; umt: trained together, the features pulled to the teachers'. auto: all three are made, the one "
+        "with the lowest validation NLL of the action is taken."
+    )
+    feature_weight: NonNegativeFloat = Field(description="λ of umt: how hard features are pulled.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="Probability of dropping a feature before the joint classifier."
+    )
+    training: Training = Field(description="Budget of head and of umt.")
+
+
+class MaskTraining(Section):
+    """The masks that make specialists of teachers, and how they are trained."""
+
+    width: PositiveInt = Field(description="Channels of a mask's tokens.")
+    attention_heads: PositiveInt = Field(description="Of a mask; divides the width.")
+    training: Training = Field(description="Their budget; `ema` plays no part, the best masks are kept.")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "MaskTraining":
+        if self.width % self.attention_heads:
+            raise ValueError(f"attention_heads {self.attention_heads} must divide width {self.width}")
+        return self
+
+
+class Specialists(Section):
+    """Specialised teachers for method mst: each teacher, twice, seen through a mask."""
+
+    fused: Name = Field(description="The fused teacher.")
+    auxiliaries: list[Name] = Field(min_length=1, description="Teachers of one modality each.")
+    backbone: Backbone = Field(description="Of the student that they are trained together with.")
+    temperature: PositiveFloat = Field(description="τ, in both trainings.")
+    training: Training = Field(description="Budget of the training together.")
+    masks: MaskTraining
+
+    @property
+    def names(self) -> list[str]:
+        """Every specialist."""
+        return [f"{teacher}-{layer}" for teacher in (self.fused, *self.auxiliaries) for layer in LAYERS]
+
+
 class Search(Section):
     """How `auto` is resolved: short trainings, the lowest validation NLL wins."""
 
@@ -126,11 +179,12 @@ class Student(Section):
     """One student: a network that sees RGB alone."""
 
     learns_from: (
-        Literal["data/index", "artifacts/teachings"]
+        Literal["data/index", "artifacts/teachings", "artifacts/teachers"]
         | Annotated[str, Field(pattern=r"^artifacts/teachings/[a-z][a-z0-9_-]*$")]
     ) = Field(
         description="The path of what it learns from beside RGB, so that DVC can follow it: data/index (labels "
-        "alone), artifacts/teachings (all teachers) or artifacts/teachings/<teacher>."
+        "alone), artifacts/teachings (all teachers) or artifacts/teachings/<teacher>; for method omnivorous "
+        "artifacts/teachers, which stand for their modalities and backbones."
     )
     backbone: Backbone
     training: Training
@@ -139,6 +193,17 @@ class Student(Section):
 
     @model_validator(mode="after")
     def _lesson_has_a_mix(self) -> "Student":
+        if (self.method.kind == "omnivorous") != (self.learns_from == "artifacts/teachers"):
+            raise ValueError("method omnivorous, and it alone, has learns_from: artifacts/teachers")
+        if self.method.kind == "omnivorous":
+            return self
+        if self.method.kind == "mst":
+            if self.ensemble is not None or not self.learns_from.startswith("artifacts/teachings/"):
+                raise ValueError(
+                    "method mst learns from specialists: learns_from: artifacts/teachings/<entry of specialists>, "
+                    "and ensemble: null, as its gate does the mixing"
+                )
+            return self
         if self.hears_teachers and self.ensemble is None:
             raise ValueError("a student that learns from teachings needs an `ensemble` section")
         if not self.hears_teachers and self.method.kind != "supervised":
@@ -151,7 +216,7 @@ class Student(Section):
     @property
     def hears_teachers(self) -> bool:
         """Whether it learns from teachings, not from labels alone."""
-        return self.learns_from != "data/index"
+        return self.learns_from.startswith("artifacts/teachings")
 
 
 class Evaluate(Section):
@@ -183,6 +248,8 @@ class Params(Section):
     views: Views
     modalities: dict[Name, AnyModality] = Field(min_length=1)
     teachers: dict[Name, Teacher]
+    fused: dict[Name, FusedTeacher] = Field(description="May be empty.")
+    specialists: dict[Name, Specialists] = Field(description="May be empty.")
     students: dict[Name, Student] = Field(min_length=1)
     search: Search
     evaluate: Evaluate
@@ -194,11 +261,29 @@ class Params(Section):
             raise ValueError("modalities: rgb is missing; it is what a student sees")
         for name, teacher in self.teachers.items():
             _known(f"teachers.{name}.modality", teacher.modality, self.modalities)
+        for name, fused in self.fused.items():
+            self._check_fused(name, fused)
+        for name, specialists in self.specialists.items():
+            self._check_specialists(name, specialists)
         for name, student in self.students.items():
             for teacher_name in student.ensemble.teachers if student.ensemble else []:
-                _known(f"students.{name}.ensemble.teachers", teacher_name, self.teachers)
+                _known(f"students.{name}.ensemble.teachers", teacher_name, [*self.teachers, *self.fused])
+            if isinstance(student.method, Omnivorous):
+                for teacher_name in student.method.teachers:
+                    _known(f"students.{name}.method.teachers", teacher_name, self.teachers)
+                shown = [MODALITY, *(self.teachers[teacher].modality for teacher in student.method.teachers)]
+                if len(set(shown)) < len(shown):
+                    raise ValueError(f"students.{name}.method.teachers: a modality is shown twice")
+            if isinstance(student.method, MST):
+                source = student.learns_from.rpartition("/")[2]
+                _known(f"students.{name}.learns_from", source, self.specialists)
+                if student.method.top_k > len(self.specialists[source].names):
+                    raise ValueError(f"students.{name}.method.top_k: there are fewer specialists")
             heard = student.ensemble.teachers if student.ensemble else []
-            if student.method.needs_hints and not any(self.teachers[teacher].hints for teacher in heard):
+            hinting = [
+                teacher for teacher in heard if teacher in self.teachers and self.teachers[teacher].hints
+            ]
+            if student.method.needs_hints and not hinting:
                 raise ValueError(
                     f"students.{name}: method {student.method.kind} needs `hints: true` for one of its teachers "
                     f"({', '.join(heard)})"
@@ -211,6 +296,52 @@ class Params(Section):
             _known("register.student", self.register_.student, self.students)
         _known("register.head", self.register_.head, [*self.data.heads, "action"])
         return self
+
+    def _check_fused(self, name: str, fused: FusedTeacher) -> None:
+        for teacher in fused.teachers:
+            _known(f"fused.{name}.teachers", teacher, self.teachers)
+        if name in self.teachers:
+            raise ValueError(f"fused.{name}: a teacher has that name already")
+        modalities = [self.teachers[teacher].modality for teacher in fused.teachers]
+        if len(set(modalities)) < len(modalities):
+            raise ValueError(f"fused.{name}.teachers: two of them see the same modality")
+        if len({self.teachers[teacher].folds for teacher in fused.teachers}) > 1:
+            raise ValueError(
+                f"fused.{name}.teachers: all need the same number of folds, so that no branch saw the clips it teaches"
+            )
+
+    def _check_specialists(self, name: str, specialists: Specialists) -> None:
+        _known(f"specialists.{name}.fused", specialists.fused, self.fused)
+        for teacher in specialists.auxiliaries:
+            _known(f"specialists.{name}.auxiliaries", teacher, self.teachers)
+        if name in (*self.teachers, *self.fused):
+            raise ValueError(f"specialists.{name}: a teacher has that name already")
+        if any(self.folds(teacher) != self.folds(specialists.fused) for teacher in specialists.auxiliaries):
+            raise ValueError(
+                f"specialists.{name}.auxiliaries: all need as many folds as the fused teacher, so that no specialist "
+                "saw the clips it teaches"
+            )
+
+    def folds(self, teacher: str) -> int:
+        """How many folds a teacher has; a fused one as many as its branches, specialists as their teachers."""
+        if teacher in self.specialists:
+            teacher = self.specialists[teacher].fused
+        if teacher in self.fused:
+            teacher = self.fused[teacher].teachers[0]
+        return self.teachers[teacher].folds
+
+    def heard_by(self, student: str) -> list[str]:
+        """The teachers that a student learns from, of specialists those that they were made of."""
+        entry = self.students[student]
+        if isinstance(entry.method, MST):
+            specialists = self.specialists[entry.learns_from.rpartition("/")[2]]
+            return [specialists.fused, *specialists.auxiliaries]
+        return entry.ensemble.teachers if entry.hears_teachers and entry.ensemble else []
+
+    def seen_by(self, teacher: str) -> list[str]:
+        """The modalities that a teacher sees."""
+        branches = self.fused[teacher].teachers if teacher in self.fused else [teacher]
+        return [self.teachers[branch].modality for branch in branches]
 
     @property
     def class_counts(self) -> dict[str, int]:

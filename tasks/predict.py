@@ -157,7 +157,8 @@ def _look(path: Path, spec: Spec, span: Span | None, prober: Prober) -> tuple[Cl
         path, view.times_s
     )  # so that a frame which kills its decoder kills another process than this
     video = found.video(str(path), path.stat().st_size, sha256="", detections_sha256="")
-    rows = rows_of(spec.modality_params, RawVideo(path, path, video), view.times_s)  # type: ignore[arg-type]
+    assert isinstance(spec.modality_params, Rgb)
+    rows = rows_of(spec.modality_params, RawVideo(path, path, video), view.times_s)
     rendered = spec.modality_params.render(rows, view, spec.views.size)
     return clip, torch.from_numpy(rendered)[None]
 

@@ -365,11 +365,6 @@ def _card(
         keep_trailing_newline=True,
     )
     clips = read_clips(workspace.index)
-    entry = params.students[release["student"]]
-    taught_by = params.teachers if entry.learns_from == "artifacts/teachings" else {}
-    if entry.hears_teachers and not taught_by:
-        name = entry.learns_from.rpartition("/")[2]
-        taught_by = {name: params.teachers[name]}
     row = _row(comparison, release["student"])
     return environment.get_template("model_card.md.jinja").render(
         name=MODEL,
@@ -380,7 +375,10 @@ def _card(
             "name": params.data.name,
             "clips": {split: sum(clip.split == split for clip in clips) for split in SPLITS},
         },
-        teachers=[{"name": name, "modality": t.modality, "folds": t.folds} for name, t in taught_by.items()],
+        teachers=[
+            {"name": name, "modality": " + ".join(params.seen_by(name)), "folds": params.folds(name)}
+            for name in params.heard_by(release["student"])
+        ],
         temperature=committee.temperature,
         picture=_picture(workspace),
         interval=_interval,

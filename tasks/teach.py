@@ -81,22 +81,36 @@ def run(params: Params, workspace: Workspace, item: str | None) -> None:
     with new_folder(workspace.teachings / item) as folder:
         for seed in params.seeds:
             committee = Committee.load(workspace.teacher(item) / f"seed-{seed}")
-            teach(learner, committee, train, validation, seed).save(folder / f"seed-{seed}.safetensors")
+            said = teach(learner, committee, train, validation, seed, params.teachers[item].hints)
+            said.save(folder / f"seed-{seed}.safetensors")
             print(f"teach {item}: {len(train)} clips × {params.views.per_clip} views, seed {seed}")
-        names = {"train": [clip.clip_id for clip in train], "val": [clip.clip_id for clip in validation]}
-        write_json(folder / "clips.json", names)
+        write_clip_names(folder, train, validation)
+
+
+def write_clip_names(folder: Path, train: list[Clip], validation: list[Clip]) -> None:
+    """Write clips.json: which clips the teachings of a folder are of, in their order."""
+    names = {"train": [clip.clip_id for clip in train], "val": [clip.clip_id for clip in validation]}
+    write_json(folder / "clips.json", names)
 
 
 def teach(
-    learner: Learner, committee: Committee, train: list[Clip], validation: list[Clip], seed: int
+    learner: Learner,
+    committee: Committee,
+    train: list[Clip],
+    validation: list[Clip],
+    seed: int,
+    hints: bool,
 ) -> Teachings:
     """What the committee says of the training views of `train` (see `taught_clips`) and of the validation clips.
 
     Out-of-fold predictions get a temperature of their own, fitted on themselves: a single network is calibrated
     otherwise than the committee's mean.
+
+    Args:
+        hints: keep the features of every moment too.
     """
     member = np.array(fold_of(learner, train))
-    unseen, seen, hints = _by_who_never_saw(learner, committee, train, member, seed)
+    unseen, seen, given = _by_who_never_saw(learner, committee, train, member, seed, hints)
     labels = label_indices(train, learner.params.data.heads)
     cross_fitted = len(committee.members) > 1
     calibrated = {}
@@ -110,11 +124,11 @@ def teach(
         calibrated[head] = values / temperature[:, None, None]
     said, heard = view_logits(committee, learner.shards, validation, 1, 1)
     val = {head: values[:, 0] / np.float32(committee.temperature[head]) for head, values in said.items()}
-    return Teachings(calibrated, seen, val, heard, hints)
+    return Teachings(calibrated, seen, val, heard, given)
 
 
 def _by_who_never_saw(
-    learner: Learner, committee: Committee, clips: list[Clip], member: np.ndarray, seed: int
+    learner: Learner, committee: Committee, clips: list[Clip], member: np.ndarray, seed: int, wanted: bool
 ) -> tuple[dict[str, np.ndarray], np.ndarray, Hints | None]:
     """Raw logits of every training view, which clips were seen, and hints.
 
@@ -126,7 +140,6 @@ def _by_who_never_saw(
         for head, classes in committee.spec.heads.items()
     }
     seen = np.zeros(len(clips), bool)
-    wanted = learner.params.teachers[learner.name].hints
     width = int(committee.members[0].backbone.width) if wanted else 0  # type: ignore[arg-type]
     moments = np.zeros((len(clips), views.per_clip, views.frames, width), np.float16)
     for fold in np.unique(member):

@@ -61,12 +61,12 @@ def fold_of(learner: Learner, clips: list[Clip]) -> list[int]:
     Raises:
         UserError: fewer groups than folds.
     """
-    count = learner.params.teachers[learner.name].folds
+    count = learner.params.folds(learner.name)
     try:
         fold = folds([clip for clip in clips if clip.labelled], count)
     except ValueError as error:
         raise UserError(
-            f"teachers.{learner.name}.folds: {error}",
+            f"folds of teacher {learner.name}: {error}",
             file=learner.workspace.params,
             remedy="lower folds, or give annotations.csv a finer `group`",
         ) from None
@@ -76,7 +76,7 @@ def fold_of(learner: Learner, clips: list[Clip]) -> list[int]:
 def member_clips(learner: Learner, clips: list[Clip], member: int) -> list[Clip]:
     """The clips that member `member` of the committee learns from: not of its fold, and with the modality."""
     assigned, seen = fold_of(learner, clips), learner.seen(clips)
-    alone = learner.params.teachers[learner.name].folds == 1
+    alone = learner.params.folds(learner.name) == 1
     return [
         clip
         for clip, fold, there in zip(clips, assigned, seen, strict=True)

@@ -15,10 +15,11 @@ from tasks.clips import Clip, Split, label_indices, read_clips
 from tasks.errors import UserError
 from tasks.inference import view_logits
 from tasks.layout import Workspace
-from tasks.networks import Committee
+from tasks.networks import Committee, Spec
 from tasks.params import Params
 from tasks.report.nesting import nesting, view_places
 from tasks.report.predictions import Prediction
+from tasks.senses import Senses, SharedShards
 from tasks.shards import Shards
 
 Seeds = dict[int, Prediction]
@@ -51,13 +52,14 @@ class Trained:
             UserError: a model was not trained, or a teacher and a student share a name.
         """
         for name in params.students:
-            if name in params.teachers:
+            if name in params.teachers or name in params.fused:
                 raise UserError(
                     f"{name!r} is a teacher and a student; a report could not tell them apart",
                     file=workspace.params,
                     remedy="give one of them another name",
                 )
         files = {name: workspace.teacher(name) / "teacher.json" for name in params.teachers}
+        files |= {name: workspace.fused(name) / "teacher.json" for name in params.fused}
         files |= {name: workspace.student(name) / "student.json" for name in params.students}
         return cls(
             params=params,
@@ -95,6 +97,11 @@ class Trained:
         """The networks of a model trained with one seed."""
         return Committee.load(self.folders[name] / f"seed-{seed}")
 
+    def _shards_of(self, spec: Spec) -> Shards | SharedShards:
+        if isinstance(spec.modality_params, Senses):
+            return SharedShards({name: self.shards[name] for name in spec.modality_params.of})
+        return self.shards[spec.modality]
+
     def ask(self, name: str, split: Split) -> Seeds:
         """What a model says of the clips of a split, with as many views as rows are scored with."""
         return self._ask(name, split, [self.views[0]], [self.views[1]])[self.views]
@@ -110,7 +117,7 @@ class Trained:
         found: dict[tuple[int, int], Seeds] = {}
         for seed in self.params.seeds:
             committee = self.committee(name, seed)
-            shards = self.shards[committee.spec.modality]
+            shards = self._shards_of(committee.spec)
             for source, nested in nesting(counts).items():
                 logits, present = view_logits(committee, shards, clips, source, max(crops))
                 for count, crop in ((count, crop) for count in nested for crop in crops):

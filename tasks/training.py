@@ -130,7 +130,7 @@ def _one_epoch(
         if average is not None:
             average.update(network)
         shown += len(batch.rows)
-        for part, value in {"loss": losses.total, **losses.parts}.items():
+        for part, value in {"loss": losses.total, **losses.parts, **(losses.figures or {})}.items():
             totals[f"train_{part}"] = totals.get(f"train_{part}", 0.0) + value.item() * len(batch.rows)
     return {part: total / shown for part, total in totals.items()}
 

@@ -122,7 +122,11 @@ class FrameNetwork(nn.Module):
         x = pictures.normalise(x, self.normalisation, config["mean"], config["std"])
         seen = temporal.see(self.kind, x).flatten(0, 1)
         moments = self.image(seen).unflatten(0, (batch, frames))
-        return self.temporal(moments), moments
+        return self.gather(moments), moments
+
+    def gather(self, moments: Tensor) -> Tensor:
+        """Put the features of moments (batch, frames, self.width) together to the clips' (batch, self.width)."""
+        return self.temporal(moments)
 
     def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
         """Take over the weights of a timm checkpoint, its first convolution fitted to the input's channels.

@@ -104,6 +104,13 @@ class ResidualNetwork(nn.Module):
         steps = x.mean(dim=(3, 4)).transpose(1, 2)
         return steps.mean(dim=1), temporal.of_frames(steps, frames)
 
+    def gather(self, moments: Tensor) -> Tensor:
+        """Put the features of moments (batch, frames, self.width) together to the clips' (batch, self.width).
+
+        A moment counts as long as it lasts; `forward` counts one that the clip's end cuts short like the others.
+        """
+        return moments.mean(dim=1)
+
     def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
         """Take over the weights of a torchvision checkpoint.
 

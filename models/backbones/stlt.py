@@ -94,7 +94,11 @@ class LayoutNetwork(nn.Module):
         if frames > len(self.positions):
             raise ValueError(f"a clip of {frames} frames, but stlt has max_frames {len(self.positions)}")
         moments = self._read_frames(x)
-        return self._read_clip(moments + self.positions[:frames]), moments
+        return self.gather(moments), moments
+
+    def gather(self, moments: Tensor) -> Tensor:
+        """Put the features of moments (batch, frames, self.width) together to the clips' (batch, self.width)."""
+        return self._read_clip(moments + self.positions[: moments.shape[1]])
 
     def _read_frames(self, x: Tensor) -> Tensor:
         """Embed the boxes of every frame, (batch, frames, boxes, 8) to (batch, frames, width)."""

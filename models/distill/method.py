@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.distill.divergences import Curriculum, divergence, due
-from models.network import Logits, Output
+from models.network import Logits, Output, Word
 
 Labels = dict[str, Tensor]
 """Class of each label head, (batch,), int64; negative where nobody labelled the clip."""
@@ -40,11 +40,15 @@ class Lesson(NamedTuple):
         log_probs: (batch, classes) for each head, mixed and calibrated, at temperature 1.
         present: (batch,), bool: at least one teacher saw this clip. Other rows of `log_probs` mean nothing.
         hints: of each teacher that gives them.
+        features: (batch, width), what a frozen network of the same features makes of the clips; for method umt.
+        teachers: what each teacher says by itself, log-probabilities, calibrated; for methods that want them apart.
     """
 
     log_probs: Logits
     present: Tensor
     hints: dict[str, Hint]
+    features: Tensor | None = None
+    teachers: dict[str, Word] | None = None
 
 
 class HintShape(NamedTuple):
@@ -60,10 +64,12 @@ class Losses(NamedTuple):
     Attributes:
         total: scalar to minimise.
         parts: scalars without gradient, for curves; their sum is the total.
+        figures: further scalars for curves, of no loss.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
+    figures: dict[str, Tensor] | None = None
 
 
 Weight = NonNegativeFloat | dict[str, NonNegativeFloat]
@@ -74,11 +80,13 @@ class Method(BaseModel):
     """A way of training, with its numbers.
 
     Attributes:
+        kind: its name, that of its file.
         needs_hints: whether it learns from the features of moments, so that a teacher must give them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: str
     needs_hints: ClassVar[bool] = False
 
     def companion(self, width: int, hints: Mapping[str, HintShape]) -> nn.Module:

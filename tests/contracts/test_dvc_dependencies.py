@@ -8,6 +8,7 @@ import ast
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -16,8 +17,22 @@ from dvc.repo import Repo
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("tasks", "models")
-SECTIONS = {"extract": "modalities", "train_teacher": "teachers", "teach": "teachers", "distill": "students"}
+SECTIONS = {
+    "extract": "modalities",
+    "train_teacher": "teachers",
+    "teach": "teachers",
+    "fuse": "fused",
+    "teach_fused": "fused",
+    "specialise": "specialists",
+    "distill": "students",
+}
 """Of the stages that come once an entry, the section of params.yaml that holds the entries."""
+
+EXAMPLES: Mapping[str, Mapping[str, Any]] = {
+    "fused": {"teachers": ["rgb", "flow"]},
+    "specialists": {"fused": "example"},
+}
+"""Of the sections of params.yaml that may be empty, an entry."""
 
 CANNOT_CHANGE_RESULTS = {
     # Words and places. They say where a file lies or what a person reads.
@@ -47,6 +62,17 @@ NOT_RUN: Mapping[str, set[str]] = {
     # A teacher learns from labels alone.
     "train_teacher": {"models/distill/divergences.py"},
     # A teacher is trained before it teaches: only the folds and the container of its parts are used.
+    # Fused and auxiliary teachers are trained before: only their folds and specs are used.
+    "specialise": {"models/distill/supervised.py", "models/distill/umt.py"},
+    "teach_fused": {
+        "models/distill/divergences.py",
+        "models/distill/method.py",
+        "models/distill/supervised.py",
+        "models/distill/umt.py",
+        "models/metrics.py",
+        "tasks/stores/weights.py",
+        "tasks/training.py",
+    },
     "teach": {
         "models/distill/divergences.py",
         "models/distill/method.py",
@@ -55,8 +81,13 @@ NOT_RUN: Mapping[str, set[str]] = {
         "tasks/stores/weights.py",
         "tasks/training.py",
     },
-    # A student reads teachings with the code of `teach` but trains no teacher; it asks whether a method is kd.
-    "distill": {"models/distill/kd.py", "models/distill/supervised.py", "tasks/train_teacher.py"},
+    # A student reads teachings with the code of `teach` but trains no teacher; it asks whether a method is mst.
+    "distill": {
+        "models/distill/mst.py",
+        "models/distill/omnivorous.py",
+        "models/distill/supervised.py",
+        "tasks/train_teacher.py",
+    },
     # Trained networks are read, none begins from pretrained weights.
     "evaluate": {"tasks/stores/weights.py"},
     # The release is a copy with a card: no clip is shown to the network.
@@ -66,6 +97,8 @@ NOT_RUN: Mapping[str, set[str]] = {
         "models/backbones/stlt.py",
         "models/backbones/swin3d.py",
         "models/calibration.py",
+        "models/ensemble.py",
+        "models/fusion.py",
         "models/heads.py",
         "models/network.py",
         "models/pictures.py",
@@ -76,6 +109,7 @@ NOT_RUN: Mapping[str, set[str]] = {
         "tasks/modalities/frames.py",
         "tasks/modalities/modality.py",
         "tasks/modalities/rgb.py",
+        "tasks/senses.py",
         "tasks/shards.py",
         "tasks/stores/probe.py",
         "tasks/stores/video.py",
@@ -136,6 +170,8 @@ def families(stage: str, entry: Mapping[str, Any]) -> set[str]:
     """The files of the kinds that the stage's own entry of params names."""
     if stage == "extract":
         return {f"tasks/modalities/{entry['kind']}.py"}
+    if "backbone" not in entry:
+        return every_backbone()
     found = {f"models/backbones/{entry['backbone']['kind']}.py"}
     if stage == "distill":
         found.add(f"models/distill/{entry['method']['kind']}.py")
@@ -150,25 +186,43 @@ def expected(stage: str, entry: Mapping[str, Any] | None) -> set[str]:
         for family in families(stage, entry):
             files |= reached(family, ignored - {family})
     elif stage == "evaluate":
-        files |= {file.relative_to(ROOT).as_posix() for file in (ROOT / "models/backbones").glob("[!_]*.py")}
+        files |= every_backbone()
     return files
+
+
+def every_backbone() -> set[str]:
+    return {file.relative_to(ROOT).as_posix() for file in (ROOT / "models/backbones").glob("[!_]*.py")}
 
 
 @cache
 def stages() -> dict[str, tuple[set[str], Mapping[str, Any] | None]]:
-    """Stage name → its deps as DVC expands them, and its entry of params where it is one of several."""
+    """Stage name → its deps as DVC expands them, and its entry of params where it is one of several.
+
+    Sections that are empty as shipped get an entry, so that their stages are looked at too.
+    """
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for section, entry in EXAMPLES.items():
+        params[section] = params[section] or {"example": entry}
     found: dict[str, tuple[set[str], Mapping[str, Any] | None]] = {}
-    with Repo(str(ROOT)) as repo:
-        for stage in repo.stage.load_all(str(ROOT / "dvc.yaml")):
-            name, _, item = stage.name.partition("@")
-            deps = {
-                Path(dep.fs_path).relative_to(ROOT).as_posix()
-                for dep in stage.deps
-                if dep.def_path != "params.yaml"
-            }
-            found[stage.name] = deps, params[SECTIONS[name]][item] if item else None
+    with TemporaryDirectory() as folder:
+        root = Path(folder).resolve()
+        (root / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+        (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+        with Repo.init(str(root), no_scm=True) as repo:
+            for stage in repo.stage.load_all(str(root / "dvc.yaml")):
+                name, _, item = stage.name.partition("@")
+                deps = {
+                    Path(dep.fs_path).relative_to(root).as_posix()
+                    for dep in stage.deps
+                    if dep.def_path != "params.yaml"
+                }
+                found[stage.name] = deps, params[SECTIONS[name]][item] if item else None
     return found
+
+
+def test_the_pipeline_as_shipped_loads_with_its_empty_sections():
+    with Repo(str(ROOT)) as repo:
+        assert {stage.name for stage in repo.stage.load_all(str(ROOT / "dvc.yaml"))} <= stages().keys()
 
 
 def covered(file: str, deps: Iterable[str]) -> bool:

@@ -1,4 +1,4 @@
-"""A clone in small: the real stages on 24 clips of a moving square with a tone, two epochs, one seed."""
+"""A clone in small: all real stages on 24 clips of a moving square with a tone, two epochs, one seed."""
 
 import csv
 import json
@@ -128,6 +128,42 @@ def _tiny(params: dict[str, Any]) -> dict[str, Any]:
     params["students"]["student"]["method"] |= dict.fromkeys(
         ("temperature", "divergence", "distillation_weight"), "auto"
     )
+    budget = params["students"]["student"]["training"]
+    params["fused"] = {
+        "both": {
+            "teachers": ["detections", "audio"],
+            "kind": "auto",
+            "feature_weight": 10.0,
+            "dropout": 0.1,
+            "training": budget,
+        }
+    }
+    backbone = params["students"]["student"]["backbone"]
+    masks = {"width": 6, "attention_heads": 3, "training": budget}
+    params["specialists"] = {
+        "masked": {
+            "fused": "both",
+            "auxiliaries": ["audio"],
+            "backbone": backbone,
+            "temperature": 4.0,
+            "training": budget,
+            "masks": masks,
+        }
+    }
+    params["students"]["routed"] = params["students"]["baseline"] | {
+        "learns_from": "artifacts/teachings/masked",
+        "method": {
+            "kind": "mst",
+            "temperature": 4.0,
+            "top_k": 1,
+            "distillation_weight": 1.0,
+            "balance_weight": 1.0,
+            "gate_weight": 1.0,
+            "gate_temperature": 1.0,
+            "gate_width": 8,
+            "head_weights": None,
+        },
+    }
     params["evaluate"] |= {"clips": [1], "crops": [1], "bootstrap": 20}
     return params
 

@@ -28,7 +28,7 @@ def outcomes(stdout: str) -> dict[str, str]:
 
 def test_the_first_run_trains_reports_and_registers(finished):
     rows = {row["name"]: row for row in finished.report["rows"]}
-    assert {"detections", "audio", "baseline", "student"} <= rows.keys()
+    assert {"detections", "audio", "both", "baseline", "student", "routed"} <= rows.keys()
     assert rows["student"]["inference_modalities"] == ["rgb"]
     for row in rows.values():
         assert 0 <= row["heads"]["action"]["top1"] <= 1
@@ -49,6 +49,17 @@ def test_auto_is_settled_on_validation_and_told(finished):
     for weights in chosen["teacher_weights"].values():
         assert weights.keys() == {"detections", "audio"}
         assert sum(weights.values()) == pytest.approx(1)
+
+
+def test_the_report_tells_how_teachers_were_fused_and_clips_were_routed(finished):
+    fused = finished.report["fused"]["both"]
+    assert set(fused["validation"]) == {"ume", "head", "umt"}
+    page = (finished.root / "reports" / "index.html").read_text()
+    assert f"Fused teacher both: {fused['kind']}" in page
+    routing = finished.report["chosen"]["routed"]["0"]["routing"]
+    assert list(routing) == ["both-moments", "both-features", "audio-moments", "audio-features"]
+    assert sum(route["share"] for route in routing.values()) == pytest.approx(1, abs=1e-5)
+    assert "Whom the gate of routed picked" in page
 
 
 def test_the_second_run_recomputes_nothing_and_finds_its_release_registered(finished):
@@ -92,7 +103,8 @@ def test_one_changed_line_reruns_that_teacher_and_what_follows_killed_or_not(fin
     for workspace in (finished, killed):
         workspace.set_epochs("audio", 3)
     due = {step.name for step in plan(Clone(finished.root)).due}
-    assert due == {"train_teacher@audio", "teach@audio", "distill@student", "evaluate", "register"}
+    again = ("train_teacher@audio", "teach@audio", "fuse@both", "teach_fused@both", "specialise@masked")
+    assert due == {*again, "distill@student", "distill@routed", "evaluate", "register"}
     done = finished.understudy("run")
     assert done.returncode == 0, done.stdout + done.stderr
     assert outcomes(done.stdout).keys() == due

@@ -18,9 +18,10 @@ from models.calibration import ece
 from models.distill.divergences import Divergence, divergence
 from models.distill.kd import KD
 from models.distill.method import Lesson, distillation
+from models.distill.mst import Joint, balance, mean_divergence, top_k
 from models.ensemble import cross_entropies, data_set_weights, mix, weights
 from models.metrics import score, score_action
-from models.network import Output
+from models.network import Output, Word
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden.json").read_text(encoding="utf-8"))
 CLOSE = {"rtol": 1e-6, "atol": 1e-6}  # the file holds eight decimals
@@ -116,6 +117,44 @@ def test_verb_noun_and_action_accuracy():
         assert 100 * accuracy == pytest.approx(golden["percent"][f"{head}_acc"])
     accuracy = score_action(logits, labels).top1.double().mean().item()
     assert 100 * accuracy == pytest.approx(golden["percent"]["action_acc"])
+
+
+def test_mst_joint_training():
+    golden = GOLDEN["mst"]
+    student, fused, auxiliary = (
+        {"action": numbers(golden[name])} for name in ("student", "fused", "auxiliary")
+    )
+    everywhere = torch.ones(len(golden["labels"]), dtype=torch.bool)
+    beside = {"fused": Word(fused, everywhere), "auxiliary": Word(auxiliary, everywhere)}
+    output = Output(torch.zeros(len(everywhere), 1), torch.zeros(0), student, beside)
+    method = Joint(kind="mst_joint", temperature=golden["temperature"])
+    losses = method.loss(output, None, {"action": numbers(golden["labels"]).long()}, nn.Module(), 0.0)
+    assert losses.total.item() == pytest.approx(golden["stage1_total"], abs=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_mst_distillation_from_the_picked_specialists(k: int):
+    golden = GOLDEN["mst"]
+    gate, expected = numbers(golden["gate"]), golden["top_k"][str(k)]
+    student = {"action": numbers(golden["student"])}
+    apart = torch.stack(
+        [
+            mean_divergence({"action": said}, student, golden["temperature"])
+            for said in numbers(golden["specialised_teacher_logits"])
+        ],
+        dim=1,
+    )
+    picked = top_k(gate, k, torch.ones_like(gate, dtype=torch.bool))
+    chosen = torch.zeros_like(gate).scatter(1, numbers(expected["chosen"]).long(), 1.0)
+    torch.testing.assert_close(picked, chosen)
+    assert (picked / k * apart).sum(dim=1).mean().item() == pytest.approx(expected["loss"], abs=1e-6)
+
+
+def test_mst_load_balance():
+    golden = GOLDEN["mst"]
+    assert balance(numbers(golden["gate"])).item() == pytest.approx(
+        golden["load_balance_kl_as_released"], abs=1e-7
+    )
 
 
 def test_the_golden_file_is_whole():

@@ -14,9 +14,11 @@ from models.distill.dkd import DKD
 from models.distill.hints import Hints
 from models.distill.kd import KD
 from models.distill.method import Hint, HintShape, Lesson, Method, distillation, ground_truth
+from models.distill.mst import MST
+from models.distill.omnivorous import Omnivorous
 from models.distill.rkd import RKD
 from models.distill.supervised import Supervised
-from models.network import Output
+from models.network import Output, Word
 
 TAUGHT = {
     "temperature": 2.0,
@@ -32,12 +34,25 @@ RELATED = RKD(kind="rkd", distance_weight=25.0, angle_weight=50.0, **TAUGHT)
 HINTED = Hints(
     kind="hints", hint_weight=0.5, **TAUGHT | {"distillation_weight": 0.0, "ground_truth_weight": 1.0}
 )
+ROUTED = MST(
+    kind="mst",
+    temperature=2.0,
+    top_k=1,
+    distillation_weight=1.0,
+    balance_weight=1.0,
+    gate_weight=1.0,
+    gate_temperature=1.0,
+    gate_width=4,
+    head_weights=None,
+)
 EXAMPLES: list[Method] = [
     Supervised(kind="supervised", head_weights=None, label_smoothing=0.1),
     KNOWN,
     APART,
     RELATED,
     HINTED,
+    ROUTED,
+    Omnivorous(kind="omnivorous", teachers=["flow"], modality_dropout=0.5, head_weights=None),
 ]
 ALONE = torch.nn.Module()
 examples = pytest.mark.parametrize("method", EXAMPLES, ids=lambda method: method.kind)
@@ -57,11 +72,14 @@ def lesson(seed: int = 1, present: tuple[bool, ...] = (True, True, True)) -> Les
     log_probs = {head: values.detach().log_softmax(-1) for head, values in logits.items()}
     generator = torch.Generator().manual_seed(seed)
     hint = Hint(torch.randn(3, 2, 4, generator=generator), torch.tensor([0, 1, 0]), torch.tensor(present))
-    return Lesson(log_probs, torch.tensor(present), {"flow": hint})
+    words = {name: Word(log_probs, torch.tensor(present)) for name in ("flow", "audio")}
+    return Lesson(log_probs, torch.tensor(present), {"flow": hint}, teachers=words)
 
 
 def companion(method: Method) -> torch.nn.Module:
     torch.manual_seed(2)
+    if isinstance(method, MST):
+        method = method.routed(["flow", "audio"], {"verb": 4, "noun": 2})
     return method.companion(5, {"flow": HintShape(2, 4)})
 
 

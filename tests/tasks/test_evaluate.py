@@ -101,6 +101,8 @@ PARAMS: dict[str, Any] = {
             "training": TRAINING,
         },
     },
+    "fused": {},
+    "specialists": {},
     "students": {
         name: {
             "learns_from": "data/index",

@@ -55,7 +55,7 @@ def test_student_and_baseline_have_the_same_network_and_budget(file: str):
         (
             "learns_from: data/index",
             "learns_from: data/idx",
-            r"row \d+: students.baseline.learns_from: Input should be 'data/index' or 'artifacts/teachings'$",
+            r"row \d+: students.baseline.learns_from: Input should be 'data/index', 'artifacts/teachings' or",
         ),
         ("  student: auto", "  student: studnet", r"did you mean 'student'"),
         (

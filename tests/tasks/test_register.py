@@ -48,6 +48,8 @@ PARAMS = {
         "rgb": {"kind": "rgb", "shards": 1, "short_side": 32, "rate_hz": 5.0, "quality": 90, "change_s": None},
     },
     "teachers": {"look": {"modality": "rgb", "folds": 2, "hints": False, "backbone": BACKBONE, "training": TRAINING}},
+    "fused": {},
+    "specialists": {},
     "students": {
         "baseline": {
             "learns_from": "data/index", "backbone": BACKBONE, "training": TRAINING,

@@ -311,6 +311,7 @@ def full_of(rows: Sequence[Model], test: TestSplit) -> dict[str, Any]:
             role: next((row.name for row in rows if row.role == role), None)
             for role in ("student", "baseline")
         },
+        "fused": {},
         "chosen": {row.name: {"0": {}} for row in trained},
         "majority": dict.fromkeys(test.heads, 0.3),
         "ensemble_weights": {},
