@@ -31,6 +31,7 @@ def params(small_params: dict[str, Any]) -> Params:
         "method": {
             "kind": "kd",
             "temperature": 1.0,
+            "divergence": "forward_kl",
             "distillation_weight": 0.5,
             "ground_truth_weight": 0.5,
             "unlabelled_weight": 0.0,
