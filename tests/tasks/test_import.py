@@ -409,3 +409,51 @@ def test_from_s3(clone: Workspace, source: Path, monkeypatch: pytest.MonkeyPatch
     assert params.load(clone.params).data.name == "kitchen"
     assert {p.name for p in clone.raw.iterdir()} == {"annotations.csv", "videos"}
     assert len(list((clone.raw / "videos").iterdir())) == 12
+
+
+def test_what_was_made_of_absent_teachers_goes_with_them(clone, source):
+    """The source has sound and no boxes: who needs boxes shrinks or goes, and no student is left without a teacher."""
+    document = yaml.safe_load(clone.params.read_text())
+    budget, backbone = (document["students"]["student"][key] for key in ("training", "backbone"))
+    fused = {"kind": "auto", "feature_weight": 10.0, "dropout": 0.2, "training": budget}
+    document["fused"] = {
+        "three": {"teachers": ["rgb", "audio", "detections"], **fused},
+        "two": {"teachers": ["rgb", "detections"], **fused},
+    }
+    masks = {"width": 6, "attention_heads": 3, "training": budget}
+    specialists = {"backbone": backbone, "temperature": 4.0, "training": budget, "masks": masks}
+    document["specialists"] = {
+        "kept": {"fused": "three", "auxiliaries": ["audio", "detections"], **specialists},
+        "gone": {"fused": "two", "auxiliaries": ["audio"], **specialists},
+    }
+    document["students"]["student"]["ensemble"]["teachers"] = ["rgb", "three", "two"]
+    method = {
+        "kind": "mst",
+        "temperature": 4.0,
+        "top_k": 1,
+        "distillation_weight": 1.0,
+        "balance_weight": 1.0,
+    }
+    method |= {"gate_weight": 1.0, "gate_temperature": 1.0, "gate_width": 8, "head_weights": None}
+    for name in ("kept", "gone"):
+        document["students"][f"of-{name}"] = document["students"]["baseline"] | {
+            "learns_from": f"artifacts/teachings/{name}",
+            "method": method,
+        }
+    shown = {"kind": "omnivorous", "modality_dropout": 0.5, "head_weights": None}
+    for name, teachers in {"shown": ["audio", "detections"], "blind": ["detections"]}.items():
+        document["students"][name] = document["students"]["baseline"] | {
+            "learns_from": "artifacts/teachers",
+            "method": shown | {"teachers": teachers},
+        }
+    document["register"]["student"] = "of-gone"
+    clone.params.write_text(yaml.safe_dump(document, sort_keys=False))
+    text, notes = rewritten(clone, source)
+    found = params.parse(text, clone.params)
+    assert {name: entry.teachers for name, entry in found.fused.items()} == {"three": ["rgb", "audio"]}
+    assert {name: entry.auxiliaries for name, entry in found.specialists.items()} == {"kept": ["audio"]}
+    assert set(found.students) == {"baseline", "student", "of-kept", "shown"}
+    assert found.students["student"].ensemble.teachers == ["rgb", "three"]
+    assert found.students["shown"].method.teachers == ["audio"]
+    assert found.register_.student == "auto"
+    assert "fused.two is taken out, as fewer than two of its teachers are left" in notes
