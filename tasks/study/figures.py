@@ -90,7 +90,7 @@ def _values(
     axes.set_yticks(places, [row["name"] for row in rows] if named else [])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
     gridlines(axes, "x")
 
 

@@ -234,11 +234,13 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)
-        result[key] = value
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            if value.get("kind", old.get("kind")) == old.get("kind"):
-                result[key] = merged(old, value)
+        sections = isinstance(old, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(old or {}, value) if sections and _alike(old, value) else value
     return result
+
+
+def _alike(old: Any, new: Any) -> bool:
+    return bool(new.get("kind", old.get("kind")) == old.get("kind"))
 
 
 def _deaf(methods: Mapping[str, Any], fitted: Mapping[str, Any]) -> dict[str, str]:
