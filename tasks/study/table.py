@@ -53,8 +53,23 @@ def duration(seconds: float) -> str:
 
 
 def markdown(study: Mapping[str, Any]) -> str:
-    """All data sets, ready for a paper: one table of figures and one of paired differences each."""
-    return "\n".join(line for data in study["data_sets"] for line in _of_data_set(data, study))
+    """All data sets, ready for a paper: one table over all, then one of figures and one of differences each."""
+    lines = _overview(study) if len(study["data_sets"]) > 1 else []
+    return "\n".join([*lines, *(line for data in study["data_sets"] for line in _of_data_set(data, study))])
+
+
+def _overview(study: Mapping[str, Any]) -> list[str]:
+    found = [{row["name"]: row["heads"][ACTION] for row in data["methods"]} for data in study["data_sets"]]
+    titles = [f"{data['name']} {title}" for data in study["data_sets"] for title in (TITLES["top1"], "ECE")]
+    lines = [_line(["method", *titles]), _line(["---", *["---:"] * len(titles)])]
+    for name in study["methods"]:
+        cells = [
+            spread(rows[name][figure], figure) if name in rows else "–"
+            for rows in found
+            for figure in ("top1", "ece")
+        ]
+        lines.append(_line([name, *cells]))
+    return ["### All data sets", "", "Action, as trained.", "", *lines, ""]
 
 
 def _of_data_set(data: Mapping[str, Any], study: Mapping[str, Any]) -> list[str]:

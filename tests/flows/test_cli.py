@@ -39,7 +39,9 @@ def understudy(
     return call
 
 
-@pytest.mark.parametrize("command", [[], ["doctor"], ["import"], ["run"], ["predict"], ["compare"]])
+@pytest.mark.parametrize(
+    "command", [[], ["doctor"], ["import"], ["run"], ["study"], ["predict"], ["compare"]]
+)
 def test_every_help_has_examples_and_imports_nothing_heavy(command: list[str], environment: dict[str, str]):
     script = (
         "import sys\nsys.argv[0] = 'understudy'\nfrom flows.cli import main\n"
@@ -72,6 +74,8 @@ def test_user_errors_end_with_2_a_message_and_no_traceback(understudy, tmp_path:
         (understudy("compare", "no-such-revision"), "neither a file nor a git revision"),
         (understudy("predict", "a.mp4", "--start", "1"), "--start needs --stop"),
         (understudy("run", "--nonsense"), "No such option"),
+        (understudy("study", "nowhere.yaml"), "not found"),
+        (understudy("study", "params.yaml"), "params.yaml, row 4: unknown key data"),
     ]:
         assert done.returncode == 2, done.stderr
         assert words in " ".join(done.stderr.split())
