@@ -1,10 +1,12 @@
-"""A study on the small clone: run, extended by a method and a seed, under another name, and on imported data."""
+"""A study on the small clone: killed, run on, given a method and a seed, under another name, on imported data."""
 
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -48,14 +50,27 @@ def checkpoints(workspace) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def studied(small_clone, tmp_path_factory):
-    """A copy of the clone, and what its first study printed."""
+    """A copy of the clone, and what a study printed that goes on where a SIGKILL ended it."""
     workspace = small_clone.copy(tmp_path_factory.mktemp("study") / "clone")
+    params = yaml.safe_load((workspace.root / "params.yaml").read_text())
+    del params["modalities"]["flow"]  # no teacher sees it
+    (workspace.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    (workspace.root / "study.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
+    killed = workspace.start("flows.cli", "study", "study.yaml")
+    lock = workspace.root / ".understudy" / "studies" / "small" / "squares" / "dvc.lock"
+    while killed.poll() is None and not (lock.is_file() and "ingest:" in lock.read_text()):
+        time.sleep(0.2)
+    family = psutil.Process(killed.pid).children(recursive=True)
+    killed.kill()
+    killed.wait()
+    assert not psutil.wait_procs(family, timeout=15)[1]
     return workspace, run(workspace, STUDY)
 
 
 def test_a_study_ends_in_tables_tests_pictures_and_runs(studied):
     workspace, done = studied
     assert outcomes(done.stdout)["distill@kd"] == "ran"
+    assert "ingest" not in outcomes(done.stdout)  # was done before the kill
     assert "of training left" in done.stdout
     folder = workspace.root / "reports" / "study" / "small"
     study = json.loads((folder / "study.json").read_text())
