@@ -42,6 +42,7 @@ def _trials(params: Params, student: Student) -> int:
     ensemble = student.ensemble
     if ensemble and ensemble.weights == "per_sample" and ensemble.weights_temperature == "auto":
         grid *= len(params.search.weights_temperature)
+    grid += method.unlabelled_weight == "auto"  # no lesson at all
     return grid if grid > 1 else 0
 
 

@@ -36,7 +36,7 @@ teachers:
 """
 SILENT = Summary(
     name="silent", format="folder", heads={"action": ["cut", "wash"]}, slices=[], clips=30, videos=30, groups=10,
-    splits={}, training_groups=6, missing_videos=[], sound=False, detections=True,
+    splits={}, unlabelled=0, training_groups=6, missing_videos=[], sound=False, detections=True,
 )  # fmt: skip
 
 
