@@ -361,7 +361,7 @@ def _left_out(clone: "Clone") -> str:
         return ""
     summary = json.loads((index / "summary.json").read_text(encoding="utf-8"))
     left_out = summary["quarantined"]
-    file = (index / "quarantine.csv").relative_to(clone.root)
+    file = os.path.relpath(index / "quarantine.csv")
     return f"{left_out} of {left_out + summary['clips']} clips are in quarantine: {file}" if left_out else ""
 
 

@@ -130,7 +130,10 @@ def test_a_full_disk_is_infrastructure_and_no_traceback(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("quarantined", "told"), [(63, "63 of 203 clips are in quarantine: data/index/quarantine.csv"), (0, "")]
 )
-def test_clips_that_were_left_out_are_told(tmp_path: Path, quarantined: int, told: str):
+def test_clips_that_were_left_out_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quarantined: int, told: str
+):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "index").mkdir(parents=True)
     summary = {"clips": 140, "quarantined": quarantined}
     (tmp_path / "data" / "index" / "summary.json").write_text(json.dumps(summary))
