@@ -85,12 +85,14 @@ def import_data(
 
     Args and errors: see `take_in`.
     """
-    found = take_in(source, workspace, force, dry_run)
+    found = take_in(source, workspace, force, dry_run, preset)
     _tell(found, dry_run)
     return found
 
 
-def take_in(source: str, workspace: Workspace, force: bool, dry_run: bool) -> Summary:
+def take_in(
+    source: str, workspace: Workspace, force: bool, dry_run: bool, preset: str | None = None
+) -> Summary:
     """Have data/raw, data.dvc and params.yaml follow `source`, in silence.
 
     Args:

@@ -105,18 +105,19 @@ def test_no_second_study_while_one_runs(clone: Clone, monkeypatch: pytest.Monkey
 
 def test_what_trainings_will_show_is_counted_from_params():
     params = load(ROOT / "params.yaml").model_copy(update={"seeds": [0, 1]})
-    shown = clips_shown(params, 300)
-    assert shown["train_teacher@rgb"] == 2 * 24 * 2 * 300  # seeds, epochs, three networks of two thirds each
-    assert shown["distill@baseline"] == 2 * 40 * 300
-    assert shown["distill@student"] == 2 * 40 * 300  # its temperature and weights are settled
     student = params.students["student"]
-    auto = student.model_copy(
-        update={
-            "method": student.method.model_copy(update={"temperature": "auto", "distillation_weight": "auto"})
-        }
-    )
-    trials = clips_shown(params.model_copy(update={"students": {"student": auto}}), 300)
-    assert trials["distill@student"] == (2 * 40 + 2 * 3 * 8) * 300  # τ × λ trials of eight epochs
+    teacher = params.teachers["rgb"].model_copy(update={"folds": 3})
+    params = params.model_copy(update={"teachers": {"rgb": teacher}})
+    shown = clips_shown(params, 300)
+    assert (
+        shown["train_teacher@rgb"] == 2 * teacher.training.epochs * 3 * 200
+    )  # each network has two folds of three
+    assert shown["distill@student"] == 2 * student.training.epochs * 300  # nothing is auto
+    method = student.method.model_copy(update={"temperature": "auto", "distillation_weight": "auto"})
+    auto = params.model_copy(update={"students": {"student": student.model_copy(update={"method": method})}})
+    trials = len(params.search.temperature) * len(params.search.distillation_weight)
+    searched = clips_shown(auto, 300)["distill@student"] - shown["distill@student"]
+    assert searched == trials * params.search.epochs * 300
 
 
 def test_the_rate_is_that_of_the_trainings_there_are(tmp_path: Path):

@@ -27,7 +27,7 @@ methods:
       temperature: 2.0
   whole:
     like: student
-    method: {kind: supervised, head_weights: null}
+    method: {kind: supervised, head_weights: null, label_smoothing: 0.0}
     learns_from: data/index
     ensemble: null
 teachers:
@@ -130,6 +130,8 @@ def test_data_without_sound_takes_its_teacher_out_and_the_method_that_hears_it_a
         "  ears:\n    like: student\n    learns_from: artifacts/teachings/audio\n    ensemble: {teachers: [audio]}\n"
         "teachers:\n",
     )
+    by_head = "      temperature: 2.0\n      distillation_weight: {verb: 0.5, noun: 0.0}\n"
+    text = text.replace("      temperature: 2.0\n", by_head)
     assert "ears" in composed(tmp_path, text).params.students
     found = composed(tmp_path, text, SILENT)
     assert found.left_out == {"ears": "the data has nothing that its teachers see (audio)"}
