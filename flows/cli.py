@@ -6,7 +6,8 @@ Everything heavy is imported inside the commands, so that help appears at once.
 import errno
 import os
 import sys
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from flows.clone import Clone
+    from flows.display import Board
+    from flows.pipeline import PipelineFailed
     from flows.plan import Plan
+    from flows.study import Part
     from tasks.predict import Prediction
 
 _DEBUG = "UNDERSTUDY_DEBUG"
@@ -139,6 +143,49 @@ def run(
 
 
 @app.command(
+    epilog="Examples:  understudy study benchmarks/study.yaml --dry-run  ·  understudy study benchmarks/study.yaml"
+)
+def study(
+    file: Annotated[
+        Path, typer.Argument(help="Methods, seeds and data sets, as benchmarks/study.yaml.", metavar="STUDY")
+    ],
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", "-n", help="Print what would run for each data set, and its rough cost."),
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log as well.")] = False,
+) -> None:
+    """Run methods × seeds × data sets through the pipeline and compare them: tables, tests, pictures, MLflow.
+
+    Every data set has a workspace in the work folder, on this clone's DVC cache and trainings: what any study or
+    run computed is not computed again, and a killed study goes on where it stopped. A data set that fails does not
+    stop the others. The result is reports/study/NAME. Exit codes as those of run.
+    """
+    from flows import study as studies
+    from tasks.study import spec
+
+    source = spec.read(file.resolve())
+    clone = _clone()
+    os.chdir(clone.root)
+    studies.share_work(clone)
+    parts = studies.prepare(clone, source, dry_run)
+    console = _console()
+    if dry_run:
+        rate = studies.rate(clone, parts)
+        for part in parts:
+            console.print(f"[bold]{part.name}[/]: {studies.outlook(part, rate)}")
+            console.print(_plan_table(part.plan))
+        return
+    failed = _run_parts(clone, parts, verbose)
+    out = studies.report(clone, source, parts, {name: str(error) for name, error in failed.items()})
+    if out is not None:
+        console.print(f"report:  {out.folder}/index.html\ntables:  {out.folder}/study.md, study.csv")
+        console.print(out.recorded, style="yellow" if out.unrecorded else None)
+    if failed:
+        raise typer.Exit(next(iter(failed.values())).exit_code)
+
+
+@app.command(
     epilog="Examples:  understudy predict kitchen.mp4  ·  understudy predict *.mp4 --json  ·  "
     "understudy predict long.mp4 --start 12.5 --stop 14  ·  "
     "understudy predict a.mp4 --model models:/understudy-student@champion"
@@ -230,35 +277,77 @@ def _reported(error: Exception) -> int:
 
 def _run_flow(clone: "Clone", stages: list[str], force: list[str], verbose: bool) -> None:
     """Run the flow under a live table; exit with the first failed stage's code."""
+    from flows.display import Board
+
+    with _prefect(clone, verbose):
+        if (failed := _run_pipeline(clone, stages, force, Board(_console()))) is not None:
+            raise typer.Exit(failed.exit_code)
+
+
+def _run_parts(clone: "Clone", parts: "Sequence[Part]", verbose: bool) -> "dict[str, PipelineFailed]":
+    """Run what is due of every data set, one after the other; data set → how it failed."""
+    from flows import study as studies
+    from flows.display import Ahead, Board
+    from tasks.settings import settings
+
+    console = _console()
+    failed = {}
+    due = [part for part in parts if part.plan.due]
+    for part in parts:
+        if part not in due:
+            console.print(f"[bold]{part.name}[/]: all {len(part.plan.steps)} stages are cached")
+    with _prefect(clone, verbose) if due else nullcontext():
+        for number, part in enumerate(due):
+            rate = studies.rate(clone, parts)
+            console.print(f"[bold]{part.name}[/], {number + 1} of {len(due)}: {studies.outlook(part, rate)}")
+            later = sum(each.work_due for each in due[number + 1 :])
+            board = Board(console, Ahead(part.work, later, rate, settings().slots))
+            if (failure := _run_pipeline(part.clone, [studies.TARGET], [], board)) is not None:
+                failed[part.name] = failure
+    return failed
+
+
+@contextmanager
+def _prefect(clone: "Clone", verbose: bool) -> Iterator[None]:
+    """Have a Prefect server to talk to."""
     from flows.api import prefect_api, prepare_environment
-    from flows.display import Board, board
 
     prepare_environment(verbose)
-    console = _console()
     with ExitStack() as server:
-        with console.status("starting Prefect"):
-            from flows.pipeline import PipelineFailed, pipeline
+        with _console().status("starting Prefect"):
+            import flows.pipeline  # noqa: F401  # takes seconds, as the server does
 
             server.enter_context(prefect_api(clone))
-        shown = Board(console)
-        token = board.set(shown)
-        try:
-            with shown.drawn():
-                pipeline(str(clone.root), stages, force)
-        except PipelineFailed as failed:
-            for failure in failed.failures:
-                _complain(str(failure))
-            if failed.not_started:
-                _complain(f"not started, waiting for it: {', '.join(failed.not_started)}")
-            raise typer.Exit(failed.exit_code) from None
-        except KeyboardInterrupt:
-            _complain("cancelled; what was done is kept, run again to go on")
-            raise typer.Exit(130) from None
-        finally:
-            board.reset(token)
-            console.print(shown.summary)
-            if shown.did("ingest") and (left_out := _left_out(clone)):
-                console.print(left_out, style="yellow")
+        yield
+
+
+def _run_pipeline(
+    clone: "Clone", stages: list[str], force: list[str], shown: "Board"
+) -> "PipelineFailed | None":
+    """Run the flow under a live table; how it failed, after saying so."""
+    from flows.display import board
+    from flows.pipeline import PipelineFailed, pipeline
+
+    console = _console()
+    token = board.set(shown)
+    try:
+        with shown.drawn():
+            pipeline(str(clone.root), stages, force)
+        return None
+    except PipelineFailed as failed:
+        for failure in failed.failures:
+            _complain(str(failure))
+        if failed.not_started:
+            _complain(f"not started, waiting for it: {', '.join(failed.not_started)}")
+        return failed
+    except KeyboardInterrupt:
+        _complain("cancelled; what was done is kept, run again to go on")
+        raise typer.Exit(130) from None
+    finally:
+        board.reset(token)
+        console.print(shown.summary)
+        if shown.did("ingest") and (left_out := _left_out(clone)):
+            console.print(left_out, style="yellow")
 
 
 def _left_out(clone: "Clone") -> str:
@@ -272,7 +361,7 @@ def _left_out(clone: "Clone") -> str:
         return ""
     summary = json.loads((index / "summary.json").read_text(encoding="utf-8"))
     left_out = summary["quarantined"]
-    file = (index / "quarantine.csv").relative_to(clone.root)
+    file = os.path.relpath(index / "quarantine.csv")
     return f"{left_out} of {left_out + summary['clips']} clips are in quarantine: {file}" if left_out else ""
 
 

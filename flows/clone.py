@@ -39,7 +39,10 @@ class Clone:
 
     def log(self, stage: str) -> Path:
         """The file that holds what `stage` printed when it last ran."""
-        return self.work / "logs" / f"{stage.replace('/', '_')}.log"
+        # Workspaces of a study lie inside the work folder that they share; their logs must not meet.
+        shared = self.root.is_relative_to(self.work)
+        place = self.root.relative_to(self.work) if shared else ""
+        return self.work / "logs" / place / f"{stage.replace('/', '_')}.log"
 
     @contextmanager
     def only_run(self) -> Iterator[int]:

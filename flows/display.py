@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -42,11 +42,28 @@ class _Row:
         return time.monotonic() - self.since if self.state == "running" else self.seconds
 
 
+@dataclass
+class Ahead:
+    """How much work trainings are, so that a board can say how long they will take.
+
+    Attributes:
+        work: stage → its work, in any unit; stages that are not there take no time worth telling.
+        later: work that comes after this board's.
+        rate: units a second of one stage, as known before; None where nothing was measured.
+        slots: stages side by side.
+    """
+
+    work: Mapping[str, float]
+    later: float
+    rate: float | None
+    slots: int
+
+
 class Board:
     """The state of every stage of a run. Told by the run's threads, drawn by the terminal's."""
 
-    def __init__(self, console: Console):
-        self._console = console
+    def __init__(self, console: Console, ahead: Ahead | None = None):
+        self._console, self._ahead = console, ahead
         self._rows: dict[str, _Row] = {}
         self._guard = threading.RLock()
         self._start = time.monotonic()
@@ -79,7 +96,8 @@ class Board:
             row = self._rows[stage]
             row.seconds = time.monotonic() - row.since if row.state == "running" else None
             row.state = state
-        self._say(f"{stage}: {state}" + (f" ({row.seconds:.0f} s)" if row.seconds else ""))
+        took = f" ({row.seconds:.0f} s)" if row.seconds else ""
+        self._say(f"{stage}: {state}{took}{self._left_in_words()}")
 
     def did(self, stage: str) -> bool:
         """Whether `stage` gave its outputs anew in this run."""
@@ -93,6 +111,27 @@ class Board:
             counts = {state: sum(row.state == state for row in self._rows.values()) for state in _LOOK}
         parts = [f"{count} {state}" for state, count in counts.items() if count]
         return f"{', '.join(parts)} in {_clock(time.monotonic() - self._start)}"
+
+    def left_s(self) -> float | None:
+        """About how long the trainings ahead will take; None where nothing tells, 0 where none are ahead."""
+        if self._ahead is None:
+            return None
+        rate, left = self._ahead.rate, self._ahead.later
+        with self._guard:
+            done = [(n, row) for n, row in self._rows.items() if row.state == "ran" and n in self._ahead.work]
+            if seconds := sum(row.seconds or 0.0 for _, row in done):
+                rate = sum(self._ahead.work[name] for name, _ in done) / seconds
+            for name, row in self._rows.items():
+                if row.state in ("waiting", "running"):
+                    spent = (row.elapsed_s or 0.0) * (rate or 0.0)
+                    left += max(0.0, self._ahead.work.get(name, 0.0) - spent)
+        if not rate:
+            return None if left else 0.0
+        return left / rate / self._ahead.slots
+
+    def _left_in_words(self) -> str:
+        left = self.left_s()
+        return f", about {_clock(left)} of training left" if left else ""
 
     @contextmanager
     def drawn(self) -> Iterator["Board"]:
@@ -128,7 +167,8 @@ class Board:
                     "" if row.elapsed_s is None else _clock(row.elapsed_s),
                     Text(said, "dim"),
                 )
-        return Group(table, Text(f"  {_clock(time.monotonic() - self._start)} elapsed", "dim"))
+        elapsed = f"  {_clock(time.monotonic() - self._start)} elapsed{self._left_in_words()}"
+        return Group(table, Text(elapsed, "dim"))
 
     def _beat(self, stop: threading.Event) -> None:
         while not stop.wait(HEARTBEAT_S):

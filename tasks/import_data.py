@@ -83,6 +83,18 @@ def import_data(
 ) -> Summary:
     """Take `source` in: data/raw, data.dvc and params.yaml follow it. Prints what was found and what is next.
 
+    Args and errors: see `take_in`.
+    """
+    found = take_in(source, workspace, force, dry_run, preset)
+    _tell(found, dry_run)
+    return found
+
+
+def take_in(
+    source: str, workspace: Workspace, force: bool, dry_run: bool, preset: str | None = None
+) -> Summary:
+    """Have data/raw, data.dvc and params.yaml follow `source`, in silence.
+
     Args:
         source: a folder, or s3://bucket/prefix.
         workspace: the clone that takes it.
@@ -114,7 +126,6 @@ def import_data(
             _track(workspace)
         if source.startswith("s3://"):
             shutil.rmtree(folder)
-    _tell(found, dry_run)
     return found
 
 

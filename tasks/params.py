@@ -1,8 +1,9 @@
 """What params.yaml may say. Params decide the numbers; nothing here has a default that could hide one."""
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -26,6 +27,9 @@ from tasks.views import Views
 
 MODALITY = "rgb"
 """What a student sees."""
+Checked = TypeVar("Checked", bound=Section)
+Place = tuple[int | str, ...]
+"""Keys and list positions that lead to a value of a YAML file."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=40)]
@@ -351,17 +355,17 @@ class Params(Section):
 
 def _known(where: str, name: str, names: Any) -> None:
     if name not in names:
-        raise ValueError(f"{where}: there is no {name!r}{_suggestion(name, names)}")
+        raise ValueError(f"{where}: there is no {name!r}{suggestion(name, names)}")
 
 
-def _suggestion(name: str, names: Any) -> str:
+def suggestion(name: str, names: Any) -> str:
+    """The end of a sentence about an unknown `name`: the nearest known one, or all of them."""
     near = difflib.get_close_matches(str(name), [str(n) for n in names], n=1)
     return f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(map(str, names))})"
 
 
-def _fields_at(place: tuple[int | str, ...]) -> list[str]:
-    """The keys that params.yaml allows beside the one at `place`."""
-    model: Any = Params
+def _fields_at(model: Any, place: Place) -> list[str]:
+    """The keys that a file of `model` allows beside the one at `place`."""
     for part in place[:-1]:
         model = _step(model, part)
         if model is None:
@@ -389,8 +393,8 @@ def _step(model: Any, part: int | str) -> Any:
     return models[0] if models else None
 
 
-def _row_of(text: str, place: tuple[int | str, ...]) -> int | None:
-    """The row of params.yaml in which the value at `place` stands."""
+def row_of(text: str, place: Place) -> int | None:
+    """The row in which the value at `place` of a YAML text stands; where it is not there, what holds it."""
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     row = None
     for part in place:
@@ -405,7 +409,7 @@ def _row_of(text: str, place: tuple[int | str, ...]) -> int | None:
     return row
 
 
-def _without_tags(place: tuple[int | str, ...], values: Any) -> list[int | str]:
+def _without_tags(place: Place, values: Any) -> list[int | str]:
     """A place as the file spells it: pydantic puts the `kind` or type of a union's member into it as well."""
     spelt: list[int | str] = []
     for number, part in enumerate(place):
@@ -426,8 +430,17 @@ def parse(text: str, file: Path) -> Params:
         UserError: not YAML, an unknown key (with the nearest known one), a missing or impossible value;
             names file and row.
     """
+    return validated(Params, read_yaml(text, file), text, file)
+
+
+def read_yaml(text: str, file: Path) -> Any:
+    """What the YAML `text` of `file` holds.
+
+    Raises:
+        UserError: not YAML; names file and row.
+    """
     try:
-        values = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise UserError(
@@ -435,25 +448,42 @@ def parse(text: str, file: Path) -> Params:
             file=file,
             row=None if mark is None else mark.line + 1,
         ) from None
+
+
+def validated(
+    model: type[Checked], values: Any, text: str, file: Path, spelt: Callable[[Place], Place] = tuple
+) -> Checked:
+    """`values` as a `model`.
+
+    Args:
+        text: of the file that a person is to mend.
+        file: its path.
+        spelt: where the file has what lies at a place of `values`, if they were not read from it as they are.
+
+    Raises:
+        UserError: an unknown key (with the nearest known one), a missing or impossible value; names file and row.
+    """
     try:
-        return Params.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
         # A misspelt key is reported twice, as unknown and as missing; the first tells more.
         first, *others = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         place = first["loc"]
-        name = ".".join(str(part) for part in _without_tags(place, values))
+        name = ".".join(str(part) for part in spelt(tuple(_without_tags(place, values))))
         if first["type"] == "extra_forbidden":
-            message = f"unknown key {name}{_suggestion(str(place[-1]), _fields_at(place))}"
+            message = f"unknown key {name}{suggestion(str(place[-1]), _fields_at(model, place))}"
         elif first["type"] == "missing":
             message = f"missing key {name}"
         else:
             message = f"{name}: {first['msg'].removeprefix('Value error, ')}" if name else first["msg"]
         message = message.removeprefix("Value error, ")
         if not place:  # two sections disagree; the message begins with the place
-            place = tuple(message.partition(":")[0].split("."))
-        row = _row_of(text, place)
+            where, colon, rest = message.partition(":")
+            place = tuple(where.split("."))
+            message = ".".join(str(part) for part in spelt(place)) + colon + rest
+        row = row_of(text, spelt(place))
         # An alias, or a value that fits no member of a union, is one mistake reported several times.
-        rows = sorted({found for other in others if (found := _row_of(text, other["loc"]))} - {row})
+        rows = sorted({found for other in others if (found := row_of(text, spelt(other["loc"])))} - {row})
         more = f"more to mend in row {', '.join(map(str, rows))}" if rows else ""
         raise UserError(message, file=file, row=row, remedy=more) from None
 

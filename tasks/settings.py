@@ -21,7 +21,7 @@ class Settings(BaseSettings):
     work: Path = Field(
         default=Path(".understudy"),
         description="Scratch that outlives a killed run: checkpoints, finished shards, locks, the local "
-        "MLflow store. Safe to delete when nothing runs: `trainings`, `shards` and `probes` in it. "
+        "MLflow store. Safe to delete when nothing runs: `trainings`, `shards`, `probes` and `studies` in it. "
         "`mlflow.db` and `mlartifacts` hold all runs and the registry.",
     )
     device: str = Field(default="auto", description="torch device for training; auto: cuda if there is one.")

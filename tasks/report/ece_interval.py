@@ -34,17 +34,25 @@ def resampled_ece(
         (samples,), at least 0.
     """
     clips = confidence.shape[1]
-    edges = np.linspace(0, 1, bins + 1)[1:-1]
-    places = np.searchsorted(edges, confidence, side="left")  # bins are (lower, upper], as in reliability_of
-    gaps = np.zeros((*confidence.shape, bins))
-    np.put_along_axis(gaps, places[..., None], (correct - confidence)[..., None], axis=2)
+    gaps = signed_gaps(confidence, correct, bins)
     draw = np.random.default_rng(seed)
     at_once = max(1, _COUNTS_AT_ONCE // clips)
     means = []
     for start in range(0, samples, at_once):
         counts = draw.multinomial(clips, np.full(clips, 1 / clips), size=min(at_once, samples - start))
-        # ECE is the sum over bins of |Σ (correct − confidence)| over the number of clips.
         means.append(np.abs(counts[None].astype(float) @ gaps).sum(axis=2).mean(axis=0) / clips)
     draws = np.concatenate(means)
     measured = np.abs(gaps.sum(axis=1)).sum(axis=1).mean() / clips
     return np.clip(draws - draws.mean() + measured, 0, None)
+
+
+def signed_gaps(confidence: np.ndarray, correct: np.ndarray, bins: int) -> np.ndarray:
+    """Correct − confidence of every clip in its bin, 0 in the others: (seeds, clips, bins).
+
+    The ECE of a seed is the sum over bins of |sum over clips| over the number of clips.
+    """
+    edges = np.linspace(0, 1, bins + 1)[1:-1]
+    places = np.searchsorted(edges, confidence, side="left")  # bins are (lower, upper], as in reliability_of
+    gaps = np.zeros((*confidence.shape, bins))
+    np.put_along_axis(gaps, places[..., None], (correct - confidence)[..., None], axis=2)
+    return gaps

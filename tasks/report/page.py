@@ -14,6 +14,8 @@ from tasks.report.table import further_heads, with_spread
 from tasks.report.verdict import verdict
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
+STYLE = Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
+"""The look of a page, light or dark."""
 
 
 def render(comparison: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
@@ -24,6 +26,7 @@ def render(comparison: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
     environment.filters |= {"spread": with_spread, "interval": _interval}
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
+        style=STYLE,
         comparison=comparison,
         rows=comparison["rows"],
         verdict=verdict(comparison),

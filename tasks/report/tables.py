@@ -62,7 +62,7 @@ def prediction_table(models: Sequence[Model], test: TestSplit) -> pd.DataFrame:
     """What each model said of each test clip, so that later tests need no network.
 
     Columns: clip_id, name, seed, head, true, predicted (class names, of an action joined by a space),
-    confidence and prob_true (both after the temperature).
+    confidence and prob_true (both after the temperature), confidence_trained and prob_true_trained (before it).
     """
     tables = [
         _predictions_of(model, seed, head, test)
@@ -75,15 +75,16 @@ def prediction_table(models: Sequence[Model], test: TestSplit) -> pd.DataFrame:
 
 def _predictions_of(model: Model, seed: int, head: str, test: TestSplit) -> pd.DataFrame:
     true, predicted = [], []
-    confidence, prob_true = np.ones(len(test)), np.ones(len(test))
+    said = {"": model.predictions[seed].calibrated, "_trained": model.predictions[seed].raw}
+    shares = {f"{kind}{when}": np.ones(len(test)) for when in said for kind in ("confidence", "prob_true")}
     for part in test.parts(head):
-        probs = model.predictions[seed].calibrated[part].double().softmax(dim=-1).numpy()
-        labels, best = test.labels[part].numpy(), probs.argmax(axis=1)
-        classes = np.array(test.classes[part])
+        labels, classes = test.labels[part].numpy(), np.array(test.classes[part])
+        for when, logits in said.items():
+            probs = logits[part].double().softmax(dim=-1).numpy()
+            shares[f"confidence{when}"] *= probs.max(axis=1)
+            shares[f"prob_true{when}"] *= probs[np.arange(len(test)), labels]
         true.append(classes[labels])
-        predicted.append(classes[best])
-        confidence *= probs.max(axis=1)
-        prob_true *= probs[np.arange(len(test)), labels]
+        predicted.append(classes[said[""][part].argmax(dim=-1).numpy()])
     return pd.DataFrame(
         {
             "clip_id": list(test.clip_ids),
@@ -92,8 +93,7 @@ def _predictions_of(model: Model, seed: int, head: str, test: TestSplit) -> pd.D
             "head": head,
             "true": [" ".join(names) for names in zip(*true, strict=True)],
             "predicted": [" ".join(names) for names in zip(*predicted, strict=True)],
-            "confidence": confidence,
-            "prob_true": prob_true,
+            **shares,
         }
     )
 

@@ -40,7 +40,7 @@ SYSTEM_METRICS_INTERVAL_S = 5
 _MODEL_URI = re.compile(r"models:/(?P<name>[\w-]+)(@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 _TRAINING_TAG = "training"
 _RETRY_AFTER_S = 60.0
-_LONGEST_PARAM = 6000
+LONGEST_PARAM = 6000
 _PARAMS_A_BATCH = 100
 _METRICS_A_BATCH = 1000
 
@@ -87,14 +87,18 @@ def addressed(workspace: Workspace) -> Iterator[None]:
 
 
 def experiment(mlflow_client: "MlflowClient", workspace: Workspace, data_name: str) -> str:
-    """The id of the data set's experiment, which is created if need be.
+    """The id of the data set's experiment; see `experiment_named`."""
+    return experiment_named(mlflow_client, workspace, experiment_name(data_name))
+
+
+def experiment_named(mlflow_client: "MlflowClient", workspace: Workspace, name: str) -> str:
+    """The id of an experiment, which is created if need be.
 
     Raises:
         mlflow.exceptions.MlflowException: the store fails, or the experiment was deleted in MLflow.
     """
     from mlflow.exceptions import MlflowException
 
-    name = experiment_name(data_name)
     found = mlflow_client.get_experiment_by_name(name)
     if found is None:
         try:
@@ -105,7 +109,7 @@ def experiment(mlflow_client: "MlflowClient", workspace: Workspace, data_name: s
             found = mlflow_client.get_experiment_by_name(name)  # another stage was faster
     if found is None or found.lifecycle_stage == "deleted":
         raise MlflowException(
-            f"experiment {name!r} was deleted in MLflow; restore it there or rename data.name"
+            f"experiment {name!r} was deleted in MLflow; restore it there or use another name"
         )
     return found.experiment_id
 
@@ -215,7 +219,7 @@ class Run:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
         assert self._client is not None
-        flat = [Param(key, value[:_LONGEST_PARAM]) for key, value in _flatten(params)]
+        flat = [Param(key, value[:LONGEST_PARAM]) for key, value in flatten(params)]
         for first in range(0, len(flat), _PARAMS_A_BATCH):
             self._client.log_batch(self.id, params=flat[first : first + _PARAMS_A_BATCH])
         name, digest = data
@@ -367,9 +371,10 @@ def _ensure_local_store(work: Path) -> None:
         unfinished.replace(store)
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Params as MLflow takes them: nested keys joined by dots, values as text."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + str(key), value if isinstance(value, str) else json.dumps(value, default=str)

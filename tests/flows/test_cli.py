@@ -39,7 +39,9 @@ def understudy(
     return call
 
 
-@pytest.mark.parametrize("command", [[], ["doctor"], ["import"], ["run"], ["predict"], ["compare"]])
+@pytest.mark.parametrize(
+    "command", [[], ["doctor"], ["import"], ["run"], ["study"], ["predict"], ["compare"]]
+)
 def test_every_help_has_examples_and_imports_nothing_heavy(command: list[str], environment: dict[str, str]):
     script = (
         "import sys\nsys.argv[0] = 'understudy'\nfrom flows.cli import main\n"
@@ -72,6 +74,8 @@ def test_user_errors_end_with_2_a_message_and_no_traceback(understudy, tmp_path:
         (understudy("compare", "no-such-revision"), "neither a file nor a git revision"),
         (understudy("predict", "a.mp4", "--start", "1"), "--start needs --stop"),
         (understudy("run", "--nonsense"), "No such option"),
+        (understudy("study", "nowhere.yaml"), "not found"),
+        (understudy("study", "params.yaml"), "params.yaml, row 4: unknown key data"),
     ]:
         assert done.returncode == 2, done.stderr
         assert words in " ".join(done.stderr.split())
@@ -126,7 +130,10 @@ def test_a_full_disk_is_infrastructure_and_no_traceback(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("quarantined", "told"), [(63, "63 of 203 clips are in quarantine: data/index/quarantine.csv"), (0, "")]
 )
-def test_clips_that_were_left_out_are_told(tmp_path: Path, quarantined: int, told: str):
+def test_clips_that_were_left_out_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quarantined: int, told: str
+):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "index").mkdir(parents=True)
     summary = {"clips": 140, "quarantined": quarantined}
     (tmp_path / "data" / "index" / "summary.json").write_text(json.dumps(summary))

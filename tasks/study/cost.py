@@ -1,0 +1,93 @@
+"""What trainings cost: what is to come, counted from params, and what was, measured by the trainings themselves."""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from models.distill.method import Taught
+from tasks.clips import read_clips
+from tasks.layout import Workspace
+from tasks.params import Params, Student
+
+
+def clips_shown(params: Params, train_clips: int) -> dict[str, float]:
+    """Stage → clips that its trainings show to a network, each counted once an epoch; stages that train alone.
+
+    Short trials that settle `auto` are counted too, clips without a modality as if they had it.
+    """
+    seeds = len(params.seeds)
+    shown = {}
+    for name, teacher in params.teachers.items():
+        members = teacher.folds - 1 if teacher.folds > 1 else 1  # each learns from all folds but one
+        shown[f"train_teacher@{name}"] = seeds * members * teacher.training.epochs * train_clips
+    for name, student in params.students.items():
+        trials = params.search.epochs * _trials(params, student)
+        shown[f"distill@{name}"] = (seeds * student.training.epochs + trials) * train_clips
+    return {stage: float(count) for stage, count in shown.items()}
+
+
+def _trials(params: Params, student: Student) -> int:
+    """How many short trainings settle what is `auto` (tasks/distill.py), at most."""
+    method = student.method
+    if not isinstance(method, Taught):
+        return 0
+    grid = 1
+    for value, candidates in (
+        (method.temperature, params.search.temperature),
+        (method.distillation_weight, params.search.distillation_weight),
+    ):
+        grid *= len(candidates) if value == "auto" else 1
+    ensemble = student.ensemble
+    if ensemble and ensemble.weights == "per_sample" and ensemble.weights_temperature == "auto":
+        grid *= len(params.search.weights_temperature)
+    grid += method.unlabelled_weight == "auto"  # no lesson at all
+    grid += len(params.search.divergence) - 1 if method.divergence == "auto" else 0  # after the others
+    return grid if grid > 1 else 0
+
+
+def measured_rate(workspaces: Iterable[Workspace]) -> float | None:
+    """Clips a second that trainings of these workspaces showed, the median over networks; None without any."""
+    rates = []
+    for workspace in workspaces:
+        if not (workspace.index / "clips.csv").is_file():
+            continue
+        clips = len(read_clips(workspace.index, "train"))
+        for file in sorted((workspace.root / "artifacts").glob("*/*/curves.csv")):
+            rates += [clips / seconds for seconds in _seconds_an_epoch(file) if seconds > 0]
+    return median(rates) if rates else None
+
+
+def _seconds_an_epoch(curves: Path) -> list[float]:
+    """Of every network, the median over its epochs."""
+    networks: dict[tuple[str, str], list[float]] = {}
+    with curves.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            networks.setdefault((row["seed"], row["member"]), []).append(float(row["seconds"]))
+    return [median(seconds) for seconds in networks.values()]
+
+
+def training_cost(curves: Path, about: Mapping[str, Any], epochs: int, clips: int) -> dict[str, Any]:
+    """What the trainings of one model cost, from its curves.csv and its teacher.json or student.json.
+
+    Returns:
+        networks: how many were trained, over all seeds; seconds: of all of them, as measured when each was trained,
+        wherever that was; seconds_per_seed: seed → the same of that seed; clips: shown, over all of them;
+        gmacs: 10⁹ multiply-adds of their forward passes, GMACs of a view × clips shown.
+    """
+    per_seed: dict[str, float] = {}
+    networks = set()
+    with curves.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            networks.add((row["seed"], row["member"]))
+            per_seed[row["seed"]] = per_seed.get(row["seed"], 0.0) + float(row["seconds"])
+    members = about["members"]
+    shown = len(networks) * epochs * clips * ((members - 1) / members if members > 1 else 1)
+    return {
+        "networks": len(networks),
+        "seconds": sum(per_seed.values()),
+        "seconds_per_seed": per_seed,
+        "clips": shown,
+        "gmacs": shown * about["gmacs"] / members,
+    }

@@ -1,0 +1,261 @@
+"""What STUDY.yaml may say, and the params.yaml that each of its data sets is run with."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, NonNegativeInt, model_validator
+
+from tasks import params
+from tasks.errors import UserError
+from tasks.import_data import Summary, written_params
+from tasks.params import Name, Params, Place
+from tasks.section import Section
+
+CLONE = "clone"
+"""The source that is this clone's own data/raw."""
+
+
+class DataSet(Section):
+    """Clips, and the params that fit them."""
+
+    source: str = Field(
+        min_length=1,
+        description="clone (this clone's own data/raw, as data.dvc has it), or what `understudy import` takes: a "
+        "folder, relative to the study's file, or s3://BUCKET/PREFIX.",
+    )
+    params: str | None = Field(
+        None,
+        description="A params.yaml that the study builds on, relative to its file. Absent: the clone's own.",
+    )
+
+
+class Study(Section):
+    """All of STUDY.yaml."""
+
+    name: Name = Field(description="Of the report's folder and the MLflow experiment.")
+    seeds: list[NonNegativeInt] = Field(min_length=1, description="Every network is trained once a seed.")
+    baseline: Name = Field(description="The method that the others are tested against.")
+    data_sets: dict[Name, DataSet] = Field(min_length=1)
+    methods: dict[Name, dict[str, Any]] = Field(
+        min_length=2,
+        description="Entries as in `students` of params.yaml. With `like: STUDENT`, what is not said is that "
+        "student's, as the params of each data set have it; a section of another `kind` is replaced as a whole.",
+    )
+    teachers: dict[Name, dict[str, Any] | None] = Field(
+        default_factory=dict,
+        description="What differs from the params' teachers, a new teacher, or null for one to leave out.",
+    )
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> "Study":
+        if self.baseline not in self.methods:
+            raise ValueError(
+                f"baseline: there is no {self.baseline!r}{params.suggestion(self.baseline, self.methods)}"
+            )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: one is there twice")
+        return self
+
+
+@dataclass(frozen=True)
+class Source:
+    """STUDY.yaml, with the text that errors point into.
+
+    Attributes:
+        file: its path.
+        text: what it holds.
+        study: the same, checked.
+    """
+
+    file: Path
+    text: str
+    study: Study
+
+    def refuse(self, message: str, place: Place, remedy: str = "") -> UserError:
+        """An error that names the row of `place`."""
+        return UserError(message, file=self.file, row=params.row_of(self.text, place), remedy=remedy)
+
+    def path(self, name: str) -> Path:
+        """A path of the study, which is relative to its file."""
+        return (self.file.parent / Path(name).expanduser()).resolve()
+
+    def base(self, data_set: str, clone_params: Path) -> Path:
+        """The params.yaml that a data set builds on.
+
+        Raises:
+            UserError: the study names one that is not there.
+        """
+        named = self.study.data_sets[data_set].params
+        if named is None:
+            return clone_params
+        if not self.path(named).is_file():
+            raise self.refuse(f"there is no file {named!r}", ("data_sets", data_set, "params"))
+        return self.path(named)
+
+
+def read(file: Path) -> Source:
+    """Read and check STUDY.yaml.
+
+    Raises:
+        UserError: it is missing, or at fault; names file and row.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError("not found", file=file, remedy="benchmarks/study.yaml is one to start from") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot be read as text ({error})", file=file) from None
+    return Source(file, text, params.validated(Study, params.read_yaml(text, file), text, file))
+
+
+@dataclass(frozen=True)
+class Composed:
+    """What one data set is run with.
+
+    Attributes:
+        text: of params.yaml.
+        params: the same, checked.
+        left_out: method → why this data set is run without it.
+        notes: what else the data made differ from the study, in sentences.
+    """
+
+    text: str
+    params: Params
+    left_out: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def before_import(source: Source, data_set: str, clone_params: Path) -> str:
+    """The text of the params.yaml that an import starts from: the base with the study's teachers.
+
+    Raises:
+        UserError: see `compose`.
+    """
+    return _text(_bare(_with_teachers(source, source.base(data_set, clone_params))))
+
+
+def compose(source: Source, data_set: str, clone_params: Path, found: Summary | None) -> Composed:
+    """The params.yaml of one data set: its base, with the study's seeds, teachers and methods.
+
+    Args:
+        source: the study.
+        data_set: its name there.
+        clone_params: the clone's params.yaml.
+        found: what an import found in the data; None for data that the base fits already.
+
+    Raises:
+        UserError: the base is at fault, or the study in a row that is named; or the data has the senses of none
+            of the teachers that any method but the baseline needs.
+    """
+    base = source.base(data_set, clone_params)
+    values = _with_teachers(source, base)
+    students = values["students"]
+    values["seeds"] = source.study.seeds
+    values["students"] = {
+        name: _method(source, name, given, students, base) for name, given in source.study.methods.items()
+    }
+    if values["register"]["student"] not in source.study.methods:
+        values["register"]["student"] = "auto"
+    left_out: dict[str, str] = {}
+    notes: list[str] = []
+    if found is not None:
+        bare = _bare(_with_teachers(source, base))
+        current = params.validated(Params, bare, source.text, source.file, _in_the_study)
+        text, notes = written_params(_text(values), current, replace(found, notes=[]))
+        fitted = yaml.safe_load(text)
+        left_out = _deaf(values["students"], fitted)
+        if source.study.baseline in left_out:
+            raise source.refuse(
+                f"{data_set} has no videos for the baseline: {left_out[source.study.baseline]}",
+                ("methods", source.study.baseline),
+            )
+        for name in left_out:
+            del fitted["students"][name]
+        if fitted["register"]["student"] in left_out:
+            fitted["register"]["student"] = "auto"
+        values = fitted
+    checked = params.validated(Params, values, source.text, source.file, _in_the_study)
+    told = (note for note in notes if not any(note.startswith(f"students.{name} ") for name in left_out))
+    return Composed(_text(values), checked, left_out, tuple(told))
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    plain = json.loads(json.dumps(values))  # no two places share a value, so that none gets an anchor
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _with_teachers(source: Source, base: Path) -> dict[str, Any]:
+    """The values of the base, with the study's changes of teachers."""
+    params.load(base)
+    values: dict[str, Any] = yaml.safe_load(base.read_text(encoding="utf-8"))
+    for name, given in source.study.teachers.items():
+        if given is None and name not in values["teachers"]:
+            near = params.suggestion(name, values["teachers"])
+            raise source.refuse(f"teachers: there is no {name!r}{near}", ("teachers", name))
+        if given is None:
+            del values["teachers"][name]
+        else:
+            values["teachers"][name] = merged(values["teachers"].get(name, {}), given)
+    return values
+
+
+def _bare(values: dict[str, Any]) -> dict[str, Any]:
+    """The same without the students that hear a teacher the study leaves out: methods take their place anyway."""
+    kept = {
+        name: student
+        for name, student in values["students"].items()
+        if set((student.get("ensemble") or {}).get("teachers", [])) <= values["teachers"].keys()
+    }
+    return values | {"students": kept, "register": values["register"] | {"student": "auto"}}
+
+
+def _method(
+    source: Source, name: str, given: Mapping[str, Any], students: Mapping[str, Any], base: Path
+) -> Any:
+    changes = {key: value for key, value in given.items() if key != "like"}
+    like = given.get("like")
+    if "like" not in given:
+        return changes
+    if not isinstance(like, str) or like not in students:
+        raise source.refuse(
+            f"methods.{name}.like: there is no student {like!r}{params.suggestion(str(like), students)}",
+            ("methods", name, "like"),
+            f"the students of {base} are meant",
+        )
+    return merged(students[like], changes)
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes`, section by section; a section that names another `kind` is replaced as a whole."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        sections = isinstance(old, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(old or {}, value) if sections and _alike(old, value) else value
+    return result
+
+
+def _alike(old: Any, new: Any) -> bool:
+    return bool(new.get("kind", old.get("kind")) == old.get("kind"))
+
+
+def _deaf(methods: Mapping[str, Any], fitted: Mapping[str, Any]) -> dict[str, str]:
+    """The methods none of whose teachers the data has senses for, with the reason.
+
+    An import lets such a student learn from all other teachers; in a study that would be another method.
+    """
+    found = {}
+    for name, method in methods.items():
+        heard = (method.get("ensemble") or {}).get("teachers", [])
+        if heard and not set(heard) & fitted["teachers"].keys():
+            found[name] = f"the data has nothing that its teachers see ({', '.join(heard)})"
+    return found
+
+
+def _in_the_study(place: Place) -> Place:
+    """Where STUDY.yaml has what stands at `place` of the composed params."""
+    return ("methods", *place[1:]) if place[:1] == ("students",) else place

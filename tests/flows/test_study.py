@@ -1,0 +1,147 @@
+"""A study's workspaces and what they tell of the time ahead; the pipeline in them is tests/end_to_end/test_study.py."""
+
+import io
+import subprocess
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from flows import study
+from flows.clone import Clone
+from flows.display import Ahead, Board
+from flows.plan import Plan, Step
+from tasks.clips import Clip, write_clips
+from tasks.errors import UserError
+from tasks.layout import Workspace
+from tasks.params import load
+from tasks.study import spec
+from tasks.study.cost import clips_shown, measured_rate
+
+ROOT = Path(__file__).parents[2]
+STUDY = """\
+name: tiny
+seeds: [0]
+baseline: labels
+data_sets:
+  sample: {source: clone}
+methods:
+  labels: {like: baseline}
+  kd: {like: student}
+"""
+
+
+@pytest.fixture
+def clone(project: Clone, monkeypatch: pytest.MonkeyPatch) -> Clone:
+    """The tiny project with raw data, which DVC holds, and code to copy."""
+    for name in ("tasks", "models", "mlflow"):
+        (project.root / name).mkdir()
+        (project.root / name / "code.py").write_text(f"{name} = 1\n")
+    (project.root / "data" / "raw").mkdir(parents=True)
+    (project.root / "data" / "raw" / "annotations.csv").write_text("clip_id\n" + "a\n" * 9)
+    (project.root / "data.dvc").write_text("outs:\n- path: data/raw\n")
+    subprocess.run(["dvc", "commit", "-q", "-f", "data.dvc"], cwd=project.root, check=True)
+    monkeypatch.setenv("UNDERSTUDY_WORK", ".understudy")  # so that it is put back after the test
+    study.share_work(project)
+    return project
+
+
+def source(clone: Clone, text: str = STUDY) -> spec.Source:
+    (clone.root / "study.yaml").write_text(text)
+    return spec.read(clone.root / "study.yaml")
+
+
+@pytest.fixture
+def no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workspaces are made, their graph is not asked for: the tiny pipeline needs files they have not."""
+    monkeypatch.setattr(study, "plan", lambda *_: Plan(()))
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_a_workspace_has_the_code_as_it_is_the_data_and_the_params(clone: Clone):
+    (part,) = study.prepare(clone, source(clone), dry_run=False)
+    root = part.clone.root
+    assert root == clone.root / ".understudy" / "studies" / "tiny" / "sample"
+    assert (root / "data" / "raw" / "annotations.csv").read_text().startswith("clip_id")
+    assert list(load(root / "params.yaml").students) == ["labels", "kd"]
+    assert str(clone.root / ".dvc" / "cache") in (root / ".dvc" / "config").read_text()
+    assert part.clone.work == clone.work
+    assert (
+        part.clone.log("distill@kd") == clone.work / "logs" / "studies" / "tiny" / "sample" / "distill@kd.log"
+    )
+
+    (clone.root / "models" / "code.py").unlink()
+    (clone.root / "models" / "new.py").write_text("nobody committed it\n")
+    untouched = (root / "tasks" / "code.py").stat().st_mtime_ns
+    (root / "artifacts" / "students" / "dropped").mkdir(parents=True)
+    (root / "artifacts" / "students" / "kd").mkdir(parents=True)
+    study.prepare(clone, source(clone), dry_run=False)
+    assert [file.name for file in (root / "models").iterdir()] == ["new.py"]
+    assert (root / "tasks" / "code.py").stat().st_mtime_ns == untouched
+    assert [folder.name for folder in (root / "artifacts" / "students").iterdir()] == ["kd"]
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_a_source_that_is_no_folder_is_refused_with_its_row(clone: Clone):
+    with pytest.raises(
+        UserError, match=r"study.yaml, row 5: data_sets.sample.source: 'videos' is not a folder"
+    ):
+        study.prepare(clone, source(clone, STUDY.replace("source: clone", "source: videos")), dry_run=True)
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_data_that_is_not_in_the_cache_is_refused_with_its_remedy(clone: Clone):
+    pointer = clone.root / "data.dvc"
+    pointer.write_text(pointer.read_text().replace("md5: ", "md5: 00"))
+    with pytest.raises(UserError, match=r"fetch it: dvc pull data\.dvc"):
+        study.prepare(clone, source(clone), dry_run=False)
+
+
+def test_no_second_study_while_one_runs(clone: Clone, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("flows.clone.ENDING_S", 0.3)
+    with clone.only_run(), pytest.raises(UserError, match="is going on in this clone"):
+        study.prepare(clone, source(clone), dry_run=True)
+
+
+def test_what_trainings_will_show_is_counted_from_params():
+    params = load(ROOT / "params.yaml").model_copy(update={"seeds": [0, 1]})
+    student = params.students["student"]
+    teacher = params.teachers["rgb"].model_copy(update={"folds": 3})
+    params = params.model_copy(update={"teachers": {"rgb": teacher}})
+    shown = clips_shown(params, 300)
+    assert (
+        shown["train_teacher@rgb"] == 2 * teacher.training.epochs * 3 * 200
+    )  # each network has two folds of three
+    assert shown["distill@student"] == 2 * student.training.epochs * 300  # nothing is auto
+    method = student.method.model_copy(update={"temperature": "auto", "distillation_weight": "auto"})
+    auto = params.model_copy(update={"students": {"student": student.model_copy(update={"method": method})}})
+    trials = len(params.search.temperature) * len(params.search.distillation_weight)
+    searched = clips_shown(auto, 300)["distill@student"] - shown["distill@student"]
+    assert searched == trials * params.search.epochs * 300
+
+
+def test_the_rate_is_that_of_the_trainings_there_are(tmp_path: Path):
+    assert measured_rate([Workspace(tmp_path)]) is None
+    (tmp_path / "data" / "index").mkdir(parents=True)
+    clips = [Clip(f"c{n}", "v.mp4", 0.0, 1.0, "g", "train", {}, {}) for n in range(50)]
+    write_clips(tmp_path / "data" / "index" / "clips.csv", clips, [], [])
+    folder = tmp_path / "artifacts" / "students" / "kd"
+    folder.mkdir(parents=True)
+    (folder / "curves.csv").write_text("seed,member,epoch,seconds\n0,0,0,9\n0,0,1,2\n0,0,2,2\n")
+    assert measured_rate([Workspace(tmp_path)]) == 25
+
+
+def test_a_board_says_how_long_trainings_will_take(monkeypatch: pytest.MonkeyPatch):
+    now = 0.0
+    monkeypatch.setattr("flows.display.time.monotonic", lambda: now)
+    board = Board(Console(file=io.StringIO()), Ahead({"distill@a": 100, "distill@b": 300}, 200, None, 2))
+    board.show(Plan(tuple(Step(name, "stale", "", ()) for name in ("extract@rgb", "distill@a", "distill@b"))))
+    assert board.left_s() is None  # nothing was measured yet
+    board.running("distill@a")
+    now = 10.0
+    board.ended("distill@a", "ran")
+    assert board.left_s() == pytest.approx((300 + 200) / 10 / 2)  # ten a second, two at once
+    board.running("distill@b")
+    now = 20.0
+    assert board.left_s() == pytest.approx((200 + 200) / 10 / 2)
+    assert Board(Console(file=io.StringIO())).left_s() is None

@@ -1,0 +1,182 @@
+"""STUDY.yaml: what it may say, how it is refused, and the params.yaml that comes of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tasks.errors import UserError
+from tasks.import_data import Summary
+from tasks.params import load, parse
+from tasks.study import spec
+
+ROOT = Path(__file__).parents[3]
+SHIPPED = ROOT / "benchmarks" / "study.yaml"
+STUDY = """\
+name: tiny
+seeds: [3, 4]
+baseline: labels
+data_sets:
+  sample: {source: clone}
+methods:
+  labels: {like: baseline}
+  softer:
+    like: student
+    method:
+      temperature: 2.0
+  whole:
+    like: student
+    method: {kind: supervised, head_weights: null, label_smoothing: 0.0}
+    learns_from: data/index
+    ensemble: null
+teachers:
+  flow:
+    folds: 2
+"""
+SILENT = Summary(
+    name="silent", format="folder", heads={"action": ["cut", "wash"]}, slices=[], clips=30, videos=30, groups=10,
+    splits={}, unlabelled=0, training_groups=6, missing_videos=[], sound=False, detections=True,
+)  # fmt: skip
+
+
+def composed(tmp_path: Path, text: str = STUDY, found: Summary | None = None) -> spec.Composed:
+    """The params of the data set `sample` of a study with this text."""
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    return spec.compose(spec.read(file), "sample", ROOT / "params.yaml", found)
+
+
+def test_the_shipped_study_fits_the_shipped_params():
+    source = spec.read(SHIPPED)
+    found = spec.compose(source, "sample", ROOT / "params.yaml", None)
+    assert found.params.students.keys() == source.study.methods.keys()
+    assert found.params.students["hints"].method.kind == "hints"
+    assert found.params.students["self"].learns_from == "artifacts/teachings/rgb"
+
+
+def test_methods_become_students_and_the_rest_stays(tmp_path: Path):
+    found, base = composed(tmp_path), load(ROOT / "params.yaml")
+    assert found.params == parse(found.text, tmp_path / "params.yaml")
+    assert found.params.seeds == [3, 4]
+    assert list(found.params.students) == ["labels", "softer", "whole"]
+    assert found.params.students["labels"] == base.students["baseline"]
+    softer, student = found.params.students["softer"], base.students["student"]
+    assert softer.method == student.method.model_copy(update={"temperature": 2.0})
+    assert softer.training == student.training
+    assert found.params.students["whole"].method == base.students["baseline"].method
+    assert found.params.teachers["flow"] == base.teachers["flow"].model_copy(update={"folds": 2})
+    assert found.params.teachers["audio"] == base.teachers["audio"]
+    assert found.params.data == base.data
+
+
+def test_a_teacher_may_be_left_out_where_no_method_hears_it(tmp_path: Path):
+    alone = STUDY.replace("    folds: 2\n", "    folds: 2\n  audio: null\n")
+    with pytest.raises(
+        UserError, match=r"row 8: students.softer.ensemble.teachers|row 8: methods.softer.ensemble"
+    ):
+        composed(tmp_path, alone)
+    deaf = alone.replace(
+        "      temperature: 2.0\n", "      temperature: 2.0\n    ensemble: {teachers: [rgb, flow]}\n"
+    )
+    assert set(composed(tmp_path, deaf).params.teachers) == {"rgb", "flow", "detections"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "row", "words"),
+    [
+        ("seeds:", "sedes:", 2, "unknown key sedes; did you mean 'seeds'?"),
+        (
+            "{source: clone}",
+            "{sourse: clone}",
+            5,
+            "unknown key data_sets.sample.sourse; did you mean 'source'?",
+        ),
+        ("baseline: labels", "baseline: label", 3, "there is no 'label'; did you mean 'labels'?"),
+        ("seeds: [3, 4]", "seeds: [3, 3]", 2, "seeds: one is there twice"),
+        ("seeds: [3, 4]", "seeds: []", 2, "seeds: List should have at least 1 item"),
+        ("like: student\n    method:\n", "like: studnet\n    method:\n", 9, "did you mean 'student'?"),
+        (
+            "      temperature:",
+            "      temprature:",
+            11,
+            "unknown key methods.softer.method.temprature; did you mean",
+        ),
+        ("temperature: 2.0", "temperature: -1", 11, "methods.softer.method.temperature: "),
+        ("    folds: 2", "    fold: 2", 19, "unknown key teachers.flow.fold; did you mean 'folds'?"),
+        ("  flow:\n    folds: 2", "  flw: null", 18, "did you mean 'flow'?"),
+        ("{source: clone}", "{source: clone, params: no.yaml}", 5, "there is no file 'no.yaml'"),
+        ("name: tiny", "name: [", 3, "not valid YAML"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_row(tmp_path: Path, before: str, after: str, row: int, words: str):
+    assert before in STUDY
+    with pytest.raises(UserError) as refused:
+        composed(tmp_path, STUDY.replace(before, after))
+    assert f"study.yaml, row {row}: " in str(refused.value)
+    assert words in str(refused.value)
+
+
+def test_a_study_of_one_method_or_no_file_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="at least 2 items"):
+        composed(tmp_path, STUDY[: STUDY.index("  softer:")])
+    with pytest.raises(UserError, match=r"not found\n  → benchmarks/study.yaml is one to start from"):
+        spec.read(tmp_path / "nowhere.yaml")
+
+
+def test_data_without_sound_takes_its_teacher_out_and_the_method_that_hears_it_alone(tmp_path: Path):
+    text = STUDY.replace(
+        "teachers:\n",
+        "  ears:\n    like: student\n    learns_from: artifacts/teachings/audio\n    ensemble: {teachers: [audio]}\n"
+        "teachers:\n",
+    )
+    by_head = "      temperature: 2.0\n      distillation_weight: {verb: 0.5, noun: 0.0}\n"
+    text = text.replace("      temperature: 2.0\n", by_head)
+    assert "ears" in composed(tmp_path, text).params.students
+    found = composed(tmp_path, text, SILENT)
+    assert found.left_out == {"ears": "the data has nothing that its teachers see (audio)"}
+    assert not any("students.ears" in note for note in found.notes)
+    assert list(found.params.students) == ["labels", "softer", "whole"]
+    assert "audio" not in found.params.modalities
+    heard = found.params.students["softer"].ensemble
+    assert heard is not None
+    assert heard.teachers == ["rgb", "flow", "detections"]
+    assert found.params.data.heads == {"action": ["cut", "wash"]}
+    assert found.params.students["softer"].method.distillation_weight == "auto"  # was by verb and noun
+    assert found.params.seeds == [3, 4]
+
+
+def test_a_baseline_that_the_data_cannot_have_is_refused(tmp_path: Path):
+    text = STUDY.replace(
+        "  labels: {like: baseline}\n",
+        "  labels: {like: student, learns_from: artifacts/teachings/audio, ensemble: {teachers: [audio]}}\n",
+    )
+    with pytest.raises(UserError, match=r"row 7: sample has no videos for the baseline"):
+        composed(tmp_path, text, SILENT)
+
+
+def test_an_import_starts_from_params_that_stand_alone(tmp_path: Path):
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.replace("    folds: 2\n", "    folds: 2\n  audio: null\n"))
+    text = spec.before_import(spec.read(file), "sample", ROOT / "params.yaml")
+    found = parse(text, tmp_path / "params.yaml")
+    assert list(found.students) == ["baseline"]  # the other hears audio
+    assert "audio" not in found.teachers
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "expected"),
+    [
+        ({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}}, {"a": {"x": 1, "y": 3}}),
+        ({"a": {"kind": "kd", "y": 2}}, {"a": {"kind": "hints"}}, {"a": {"kind": "hints"}}),
+        ({"a": {"kind": "kd", "y": 2}}, {"a": {"kind": "kd", "y": 1}}, {"a": {"kind": "kd", "y": 1}}),
+        ({"a": {"x": 1}}, {"a": None}, {"a": None}),
+        ({"a": None}, {"a": {"x": 1}, "b": [1]}, {"a": {"x": 1}, "b": [1]}),
+    ],
+)
+def test_sections_are_merged_unless_their_kind_differs(
+    base: dict[str, Any], changes: dict[str, Any], expected: dict[str, Any]
+):
+    kept = yaml.safe_dump(base)
+    assert spec.merged(base, changes) == expected
+    assert yaml.safe_dump(base) == kept
