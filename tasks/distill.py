@@ -239,7 +239,7 @@ def _settle(
     if len(trials) > 1:
         found = tried(trials)
         best = _likeliest(found)
-        if student.method.distillation_weight == "auto" and _is_taught(best):
+        if student.method.distillation_weight == "auto":
             best = _with_shares(best, _shares(best, found, learner.params.class_counts))
     if student.method.divergence == "auto" and _is_taught(best):
         best = _likeliest(tried([_with(best, divergence=name) for name in learner.params.search.divergence]))

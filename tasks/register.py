@@ -35,7 +35,7 @@ MODEL = "understudy-student"
 _ROOT = Path(__file__).parents[1]
 _SERVED = ("tasks", "models")  # the rooms that mlflow/student.py imports; they travel with the model
 _REQUIREMENTS = (
-    "mlflow", "torch", "torchvision", "timm", "safetensors", "numpy", "pandas", "pyarrow", "pydantic",
+    "mlflow", "torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "pandas", "pyarrow", "pydantic",
     "pydantic-settings", "opencv-python-headless", "av", "decord",
 )  # fmt: skip
 _LONGEST_DESCRIPTION = 5000

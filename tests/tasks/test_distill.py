@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from tasks.clips import Clip
 from tasks.distill import _settle
 from tasks.params import Params, Training, parse
 from tasks.teach import Teachings
@@ -39,7 +40,12 @@ class Scripted:
 
 def settle(nlls, **method):
     document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    document["students"]["student"]["method"] |= method
+    numbers = {
+        "distillation_weight": {"verb": 0.5, "noun": 0.0},
+        "ground_truth_weight": 0.5,
+        "unlabelled_weight": 0.0,
+    }
+    document["students"]["student"]["method"] |= numbers | method
     document["search"] |= {
         "temperature": [1.0, 3.0],
         "distillation_weight": [0.0, 0.5, 1.0],
@@ -60,9 +66,9 @@ def no_lesson(monkeypatch):
     monkeypatch.setattr("tasks.distill._lesson", lambda *_: None)
 
 
-def settled(nlls, **method):
+def settled(nlls, clips=(), **method):
     learner, bank, student = settle(nlls, **method)
-    found = _settle(learner, student, bank, [], [], [], seed=0)  # type: ignore[arg-type]
+    found = _settle(learner, student, bank, [], list(clips), [], seed=0)  # type: ignore[arg-type]
     return found.method, learner.tried
 
 
@@ -111,6 +117,37 @@ def test_a_refused_lesson_needs_no_divergence():
     found, tried = settled(harmful, temperature="auto", distillation_weight="auto", divergence="auto")
     assert found.distillation_weight == {"verb": 0.0, "noun": 0.0}
     assert (found.divergence, len(tried)) == ("forward_kl", 5)
+
+
+NOBODY_LABELLED = Clip("u", "u.mp4", 0.0, 1.0, "u", "unlabelled", {}, {})
+EVERYTHING_AUTO = {"temperature": "auto", "distillation_weight": "auto", "unlabelled_weight": "auto"}
+
+
+def test_clips_without_labels_are_tried_with_every_weight_and_once_without_any_lesson():
+    def helpful(method):
+        return dict.fromkeys(HEADS, 3.0 - method.unlabelled_weight + method.distillation_weight)
+
+    found, tried = settled(helpful, [NOBODY_LABELLED], **EVERYTHING_AUTO)
+    assert sorted((m.temperature, m.distillation_weight, m.unlabelled_weight) for m in tried) == sorted(
+        [(temperature, weight, 1.0) for temperature in (1.0, 3.0) for weight in (0.0, 0.5, 1.0)]
+        + [(1.0, 0.0, 0.0)]
+    )
+    assert found.unlabelled_weight == 1.0
+    assert found.distillation_weight == {"verb": 0.0, "noun": 0.0}
+
+
+def test_a_lesson_that_harms_is_refused_for_clips_without_labels_too():
+    def harmful(method):
+        return dict.fromkeys(HEADS, 1.0 + method.unlabelled_weight + method.distillation_weight)
+
+    found, _ = settled(harmful, [NOBODY_LABELLED], **EVERYTHING_AUTO)
+    assert found.unlabelled_weight == 0
+    assert found.distillation_weight == {"verb": 0.0, "noun": 0.0}
+
+
+def test_without_such_clips_there_is_nothing_to_weigh():
+    found, tried = settled(by_temperature_weight_and_divergence, **EVERYTHING_AUTO)
+    assert {method.unlabelled_weight for method in tried} == {found.unlabelled_weight} == {0.0}
 
 
 def test_nothing_is_tried_where_nothing_is_auto():
