@@ -373,7 +373,11 @@ def _card(
         heads=committee.spec.heads,
         data={
             "name": params.data.name,
-            "clips": {split: sum(clip.split == split for clip in clips) for split in SPLITS},
+            "clips": {
+                split: count
+                for split in (*SPLITS, "unlabelled")
+                if (count := sum(clip.split == split for clip in clips))
+            },
         },
         teachers=[
             {"name": name, "modality": " + ".join(params.seen_by(name)), "folds": params.folds(name)}
