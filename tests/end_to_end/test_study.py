@@ -54,6 +54,8 @@ def studied(small_clone, tmp_path_factory):
     workspace = small_clone.copy(tmp_path_factory.mktemp("study") / "clone")
     params = yaml.safe_load((workspace.root / "params.yaml").read_text())
     del params["modalities"]["flow"]  # no teacher sees it
+    params |= {"fused": {}, "specialists": {}}  # no method of the study hears them
+    params["students"] = {name: params["students"][name] for name in ("baseline", "student")}
     (workspace.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     (workspace.root / "study.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
     killed = workspace.start("flows.cli", "study", "study.yaml")
