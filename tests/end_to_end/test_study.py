@@ -21,7 +21,13 @@ STUDY = {
         "labels": {"like": "baseline"},
         "kd": {
             "like": "student",
-            "method": {"temperature": 1.0, "distillation_weight": 0.5, "ground_truth_weight": 0.5},
+            "method": {
+                "temperature": 1.0,
+                "divergence": "forward_kl",
+                "distillation_weight": 0.5,
+                "ground_truth_weight": 0.5,
+                "unlabelled_weight": 0.0,
+            },
         },
     },
 }
