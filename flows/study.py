@@ -17,8 +17,9 @@ from pathlib import Path
 from flows.clone import Clone
 from flows.plan import Plan, plan
 from tasks.atomic import digest, write_json, write_text
+from tasks.clips import read_clips
 from tasks.errors import UserError
-from tasks.import_data import Summary, survey, take_in
+from tasks.import_data import take_in
 from tasks.layout import Workspace
 from tasks.params import load
 from tasks.settings import settings
@@ -26,6 +27,7 @@ from tasks.study import spec
 from tasks.study.cost import clips_shown, measured_rate
 from tasks.study.spec import Composed, Source
 from tasks.study.table import duration
+from tasks.survey import Summary, survey
 
 CODE = ("tasks", "models", "mlflow", "dvc.yaml")
 """What a stage runs and depends on. Copied, not checked out, so that a method nobody committed yet is in it."""
@@ -114,8 +116,6 @@ def _part(clone: Clone, source: Source, name: str, dry_run: bool) -> Part:
 
 def _train_clips(workspace: Clone, found: Summary | None) -> int:
     """Training clips: counted where ingest has run, else what an import counted less the usual shares."""
-    from tasks.clips import read_clips
-
     index = Workspace(workspace.root).index
     if (index / "clips.csv").is_file():
         return len(read_clips(index, "train"))
@@ -238,7 +238,8 @@ def _clear(workspace: Clone, composed: Composed) -> None:
     made: dict[str, Collection[str]] = {
         "artifacts/students": params.students.keys(),
         "artifacts/teachers": params.teachers.keys(),
-        "artifacts/teachings": params.teachers.keys(),
+        "artifacts/fused": params.fused.keys(),
+        "artifacts/teachings": {*params.teachers, *params.fused, *params.specialists},
         "data/modalities": params.modalities.keys(),
     }
     for folder, names in made.items():

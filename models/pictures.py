@@ -1,12 +1,17 @@
-"""What picture networks do to their input before the first layer.
+"""What picture networks have in common: what is done to the input before the first layer; a base for video networks.
 
 They see frames as the modality renders them, whatever these show.
 """
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from models import temporal
+from models.weights import take_over
 
 Normalise = Literal["none", "weights", "clip", "frame"]
 """What is done to the input: "weights", the mean and deviation that the network's published weights were trained
@@ -83,3 +88,65 @@ def in_three_channels(x: Tensor) -> Tensor:
         return x.expand(-1, -1, 3, -1, -1)
     nothing = torch.zeros_like(x[:, :, :1]).expand(-1, -1, 3 - channels, -1, -1)
     return torch.cat([x, nothing], dim=2)
+
+
+class VideoNetwork(nn.Module):
+    """A network of torchvision that sees space and time at once, its classifier taken off.
+
+    Subclasses say what it makes of a clip (`steps`), and name what follows.
+
+    Args:
+        video: torchvision's network.
+        width: channels of its features.
+        normalisation: see `Normalise`.
+
+    Attributes:
+        width: channels of the clip features.
+        mean, deviation: of each channel of the frames that the published weights were trained on.
+        classifier: the beginning of the names of the classifier's tensors.
+        whose: what a file of weights has to be for, in words.
+    """
+
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+    classifier: str
+    whose: str
+
+    def __init__(self, video: nn.Module, width: int, normalisation: Normalise) -> None:
+        super().__init__()
+        self.width = width
+        self.video = video
+        self.normalisation = normalisation
+
+    @abstractmethod
+    def steps(self, x: Tensor) -> Tensor:
+        """Embed clips (batch, 3, frames, height, width) as (batch, steps, self.width), a step being several frames."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed clips (batch, frames, channels, height, width) of at most three channels.
+
+        Returns:
+            features of the clips (batch, self.width) and of their moments (batch, frames, self.width); the frames of
+            one step have the same.
+        """
+        pictures = in_three_channels(normalise(x, self.normalisation, self.mean, self.deviation))
+        steps = self.steps(pictures.transpose(1, 2))
+        return steps.mean(dim=1), temporal.of_frames(steps, x.shape[1])
+
+    def gather(self, moments: Tensor) -> Tensor:
+        """Put the features of moments (batch, frames, self.width) together to the clips' (batch, self.width).
+
+        A moment counts as long as it lasts; `forward` counts one that the clip's end cuts short like the others.
+        """
+        return moments.mean(dim=1)
+
+    def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the weights of a torchvision checkpoint.
+
+        Args:
+            state: tensors by name, as torchvision names them. The classifier is left out.
+
+        Raises:
+            ValueError: a tensor is missing, unknown or of another shape: the file is for another network.
+        """
+        take_over(self.video, state, self.classifier, self.whose)

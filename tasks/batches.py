@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,11 +11,26 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.fusion import Sights
 from tasks.clips import Clip
-from tasks.modalities.modality import Modality
-from tasks.senses import Rendered, Senses, SharedShards, stack
+from tasks.senses import Rendered, stack
 from tasks.settings import settings
-from tasks.shards import Shards
 from tasks.views import View
+
+
+class Renderer(Protocol):
+    """A modality, or several looked at together: what of a video's rows a network sees."""
+
+    def covers(self, rows: Any, clip: Clip) -> bool:
+        """Whether there is something of `clip` to be seen."""
+
+    def show(self, rows: Any, clip: Clip, view: View, size: int) -> np.ndarray | Rendered:
+        """One view of `clip`."""
+
+
+class RowStore(Protocol):
+    """Where the rows of videos are, of one modality or of several: what a renderer is given."""
+
+    def rows(self, video: str) -> Any:
+        """The rows of `video`, or None."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +61,8 @@ class Batch:
         return Batch(inputs, move(self.rows), move(self.numbers))
 
 
-def present(modality: Modality | Senses, shards: Shards | SharedShards, clips: Sequence[Clip]) -> np.ndarray:
+def present(modality: Renderer, shards: RowStore, clips: Sequence[Clip]) -> np.ndarray:
     """Whether each clip has the modality, of several any, bool (clips,)."""
-    if isinstance(modality, Senses):
-        assert isinstance(shards, SharedShards)
-        return np.array([modality.covers(shards.rows(clip.video), clip) for clip in clips], dtype=bool)
-    assert isinstance(shards, Shards)
     return np.array([modality.covers(shards.rows(clip.video), clip) for clip in clips], dtype=bool)
 
 
@@ -59,8 +71,8 @@ class _Rendered(Dataset[tuple[np.ndarray | Rendered, int, int]]):
 
     def __init__(
         self,
-        modality: Modality | Senses,
-        shards: Shards | SharedShards,
+        modality: Renderer,
+        shards: RowStore,
         clips: Sequence[Clip],
         size: int,
         view: Callable[[Clip, int], View],
@@ -71,15 +83,8 @@ class _Rendered(Dataset[tuple[np.ndarray | Rendered, int, int]]):
     def __getitem__(self, place: tuple[int, int]) -> tuple[np.ndarray | Rendered, int, int]:
         row, number = place
         clip = self._clips[row]
-        view = self._view(clip, number)
-        if isinstance(self._modality, Senses):
-            assert isinstance(self._shards, SharedShards)
-            shown = self._modality.render(self._shards.rows(clip.video), clip, view, self._size)
-            return shown, row, number
-        assert isinstance(self._shards, Shards)
         rows = self._shards.rows(clip.video)
-        assert rows is not None, f"{clip.clip_id} has no {self._modality}"
-        return self._modality.render(rows, view, self._size), row, number
+        return self._modality.show(rows, clip, self._view(clip, number), self._size), row, number
 
 
 def _collate(items: list[tuple[np.ndarray | Rendered, int, int]]) -> Batch:
@@ -90,8 +95,8 @@ def _collate(items: list[tuple[np.ndarray | Rendered, int, int]]) -> Batch:
 
 
 def batches(
-    modality: Modality | Senses,
-    shards: Shards | SharedShards,
+    modality: Renderer,
+    shards: RowStore,
     clips: Sequence[Clip],
     size: int,
     places: Sequence[Sequence[tuple[int, int]]],

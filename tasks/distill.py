@@ -87,7 +87,7 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
             committee, figures[str(seed)] = learner.finish([network])
             (folder / f"seed-{seed}").mkdir()
             committee.save(folder / f"seed-{seed}")
-            chosen[str(seed)] = _told(settled, lesson) | _routing(bank, histories[seed, 0])
+            chosen[str(seed)] = _told(settled, lesson) | _routed(bank, histories[seed, 0])
         cost = learner.cost()
         write_curves(folder / "curves.csv", histories)
         write_json(
@@ -127,7 +127,8 @@ def _lesson(
     bank: dict[str, Teachings] | None,
     train: list[Clip],
     validation: list[Clip],
-) -> Mixed | Lessons | None:
+) -> Mixed | None:
+    """What the student is told of the clips of `train`; None for one of labels alone."""
     if bank is None:
         return None
     if student.ensemble is None:
@@ -143,13 +144,12 @@ def _lesson(
     )
 
 
-def _of(lesson: Mixed | Lessons | None, train: list[Clip], shown: list[Clip]) -> Lessons | None:
+def _of(lesson: Mixed | None, train: list[Clip], shown: list[Clip]) -> Lessons | None:
     """The lessons of the clips `shown`, in their order."""
     if lesson is None:
         return None
     ids = {clip.clip_id for clip in shown}
-    lessons = lesson.lessons if isinstance(lesson, Mixed) else lesson
-    return lessons.take([row for row, clip in enumerate(train) if clip.clip_id in ids])
+    return lesson.lessons.take([row for row, clip in enumerate(train) if clip.clip_id in ids])
 
 
 def _shown(student: Student, seen: list[Clip]) -> list[Clip]:
@@ -159,30 +159,23 @@ def _shown(student: Student, seen: list[Clip]) -> list[Clip]:
     return [clip for clip in seen if clip.labelled]
 
 
-def _routing(bank: dict[str, Teachings] | None, history: list[Epoch]) -> dict[str, Any]:
+def _routed(bank: dict[str, Teachings] | None, history: list[Epoch]) -> dict[str, Any]:
     """How the gate of method mst spread the clips over the specialists in the last epoch; nothing without a gate.
 
     For each, its mean probability and the share of the clips for which it was among the top K, over K.
     """
-    names = [name for name in bank or {} if f"train_gate/{name}" in history[-1]]
-    return (
-        {
-            "routing": {
-                name: {
-                    "probability": history[-1][f"train_gate/{name}"],
-                    "share": history[-1][f"train_route/{name}"],
-                }
-                for name in names
-            }
-        }
-        if names
-        else {}
-    )
+    last = history[-1]
+    routing = {
+        name: {"probability": last[f"train_gate/{name}"], "share": last[f"train_route/{name}"]}
+        for name in bank or {}
+        if f"train_gate/{name}" in last
+    }
+    return {"routing": routing} if routing else {}
 
 
-def _told(student: Student, lesson: Mixed | Lessons | None) -> dict[str, Any]:
+def _told(student: Student, lesson: Mixed | None) -> dict[str, Any]:
     """The settled numbers, for student.json."""
-    if not isinstance(lesson, Mixed) or not isinstance(student.method, Taught):
+    if lesson is None or not isinstance(student.method, Taught):
         return {}
     return {
         "temperature": student.method.temperature,
@@ -264,27 +257,26 @@ def _is_taught(student: Student) -> bool:
 def _shares(best: Student, found: list[Trial], heads: Iterable[str]) -> dict[str, float]:
     """For every head the λ_KD under which it was likeliest, among the trials with τ, γ and λ_U of the best one.
 
-    The trial without any lesson is λ_KD = 0 of every τ and γ, where there are no clips without labels.
+    The trial without any lesson is λ_KD = 0 of every τ and γ; so it counts too, if the best one has λ_U = 0 as well.
     """
-    alike = [
-        (trial.method.distillation_weight, figures)
-        for trial, figures in found
-        if isinstance(trial.method, Taught)
-        and (_tuned(trial) == _tuned(best) or not (_is_taught(trial) or _told_unlabelled(best)))
-    ]
+    alike = []
+    for trial, figures in found:
+        assert isinstance(trial.method, Taught)
+        is_silent_too = not _is_taught(trial) and _tuned(best)["unlabelled_weight"] == 0
+        if is_silent_too or _tuned(trial) == _tuned(best):
+            alike.append((trial.method.distillation_weight, figures))
     return {head: min(alike, key=lambda pair: pair[1][head]["nll"])[0] for head in heads}  # type: ignore[misc]
 
 
-def _told_unlabelled(student: Student) -> bool:
-    assert isinstance(student.method, Taught)
-    return student.method.unlabelled_weight != 0
-
-
-def _tuned(student: Student) -> tuple[Any, Any, Any]:
+def _tuned(student: Student) -> dict[str, Any]:
+    """What `auto` settled for all heads at once."""
     assert isinstance(student.method, Taught)
     assert student.ensemble is not None
-    method = student.method
-    return method.temperature, student.ensemble.weights_temperature, method.unlabelled_weight
+    return {
+        "temperature": student.method.temperature,
+        "weights_temperature": student.ensemble.weights_temperature,
+        "unlabelled_weight": student.method.unlabelled_weight,
+    }
 
 
 def _with_shares(student: Student, shares: dict[str, float]) -> Student:

@@ -25,7 +25,7 @@ from tasks.teach import Teachings
 
 @dataclass(frozen=True)
 class Mixed:
-    """A lesson and how it came about.
+    """A lesson and how it came about; of teachers left apart, nothing to tell.
 
     Attributes:
         lessons: for the student.
@@ -127,7 +127,7 @@ def mixed(
     return Mixed(lessons, mean_weights, chosen, temperatures, unlabelled)
 
 
-def apart(bank: dict[str, Teachings]) -> Lessons:
+def apart(bank: dict[str, Teachings]) -> Mixed:
     """What every teacher says of every training view, each by itself, for a method that does the mixing."""
     words, content = {}, hashlib.sha256()
     for name, teachings in bank.items():
@@ -139,7 +139,8 @@ def apart(bank: dict[str, Teachings]) -> Lessons:
         for array in (*log_probs.values(), teachings.train_present):
             content.update(np.ascontiguousarray(array).data)
     present = np.stack([word.present for word in words.values()])
-    return Lessons({}, np.any(present, axis=0), {}, content.hexdigest(), teachers=words)
+    lessons = Lessons({}, np.any(present, axis=0), {}, content.hexdigest(), teachers=words)
+    return Mixed(lessons, {}, {}, {}, {})
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Senses(Section):
             modality.covers(rows.get(name), clip) for name, modality in self.of.items()
         )
 
-    def render(self, rows: Mapping[str, Rows], clip: Clip, view: View, size: int) -> Rendered:
+    def show(self, rows: Mapping[str, Rows], clip: Clip, view: View, size: int) -> Rendered:
         """One view of `clip` by every modality."""
         rendered: Rendered = {}
         for name, modality in self.of.items():

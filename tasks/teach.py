@@ -76,15 +76,27 @@ class Teachings:
 def run(params: Params, workspace: Workspace, item: str | None) -> None:
     """Write artifacts/teachings/<item> for every seed."""
     assert item is not None
-    learner = teacher_learner(params, workspace, item)
-    train, validation = taught_clips(workspace.index), read_clips(workspace.index, "val")
     with new_folder(workspace.teachings / item) as folder:
-        for seed in params.seeds:
-            committee = Committee.load(workspace.teacher(item) / f"seed-{seed}")
-            said = teach(learner, committee, train, validation, seed, params.teachers[item].hints)
-            said.save(folder / f"seed-{seed}.safetensors")
-            print(f"teach {item}: {len(train)} clips × {params.views.per_clip} views, seed {seed}")
-        write_clip_names(folder, train, validation)
+        learner = teacher_learner(params, workspace, item)
+        write_teachings(learner, workspace.teacher(item), folder, params.teachers[item].hints)
+
+
+def write_teachings(learner: Learner, trained: Path, folder: Path, hints: bool) -> None:
+    """Write what a teacher says, for every seed, into `folder`, which exists.
+
+    Args:
+        learner: what its networks share.
+        trained: the folder of its networks.
+        hints: see `teach`.
+    """
+    params, index = learner.params, learner.workspace.index
+    train, validation = taught_clips(index), read_clips(index, "val")
+    for seed in params.seeds:
+        committee = Committee.load(trained / f"seed-{seed}")
+        said = teach(learner, committee, train, validation, seed, hints)
+        said.save(folder / f"seed-{seed}.safetensors")
+        print(f"teach {learner.name}: {len(train)} clips × {params.views.per_clip} views, seed {seed}")
+    write_clip_names(folder, train, validation)
 
 
 def write_clip_names(folder: Path, train: list[Clip], validation: list[Clip]) -> None:

@@ -5,22 +5,17 @@ Source: Tran et al., A Closer Look at Spatiotemporal Convolutions, CVPR 2018, ar
 Hara et al., CVPR 2018, arXiv 1711.09577 (bottlenecks), of torchvision's parts.
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from models import pictures, temporal
-from models.pictures import Normalise
-from models.weights import Pretrained, Published, published_by_torchvision, take_over
+from models import pictures
+from models.pictures import Normalise, VideoNetwork
+from models.weights import Pretrained, Published, published_by_torchvision
 
 if TYPE_CHECKING:
     from torchvision.models.video.resnet import VideoResNet
-
-# Of the frames that torchvision's weights of r3d_18 were trained on.
-_MEAN = (0.43216, 0.394666, 0.37645)
-_DEVIATION = (0.22803, 0.22145, 0.216989)
 
 
 class R3D(BaseModel):
@@ -71,53 +66,28 @@ class R3D(BaseModel):
         return published_by_torchvision(self.name, self.pretrained)
 
 
-class ResidualNetwork(nn.Module):
-    """The module of `R3D`.
+class ResidualNetwork(VideoNetwork):
+    """The module of `R3D`: a step is eight frames.
 
     Args:
         video: torchvision's network; its classifier is taken off.
         normalisation: see `R3D`.
-
-    Attributes:
-        width: channels of the clip features.
     """
 
+    video: "VideoResNet"
+    # Of the frames that torchvision's weights of r3d_18 were trained on.
+    mean = (0.43216, 0.394666, 0.37645)
+    deviation = (0.22803, 0.22145, 0.216989)
+    classifier = "fc"
+    whose = "this depth of R3D"
+
     def __init__(self, video: "VideoResNet", normalisation: Normalise) -> None:
-        super().__init__()
-        self.width: int = video.fc.in_features
+        super().__init__(video, video.fc.in_features, normalisation)
         video.fc = nn.Identity()
-        self.video = video
-        self.normalisation = normalisation
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed clips (batch, frames, channels, height, width).
-
-        Returns:
-            features of the clips (batch, self.width) and of their moments (batch, frames, self.width), a moment
-            being eight frames, so that these have the same.
-        """
-        frames = x.shape[1]
-        x = pictures.in_three_channels(pictures.normalise(x, self.normalisation, _MEAN, _DEVIATION))
-        x = self.video.stem(x.transpose(1, 2))
+    def steps(self, x: Tensor) -> Tensor:
+        """Embed clips (batch, 3, frames, height, width) as (batch, steps, self.width)."""
+        x = self.video.stem(x)
         for layer in (self.video.layer1, self.video.layer2, self.video.layer3, self.video.layer4):
             x = layer(x)
-        steps = x.mean(dim=(3, 4)).transpose(1, 2)
-        return steps.mean(dim=1), temporal.of_frames(steps, frames)
-
-    def gather(self, moments: Tensor) -> Tensor:
-        """Put the features of moments (batch, frames, self.width) together to the clips' (batch, self.width).
-
-        A moment counts as long as it lasts; `forward` counts one that the clip's end cuts short like the others.
-        """
-        return moments.mean(dim=1)
-
-    def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the weights of a torchvision checkpoint.
-
-        Args:
-            state: tensors by name, as torchvision names them. The classifier is left out.
-
-        Raises:
-            ValueError: a tensor is missing, unknown or of another shape: the file is for another network.
-        """
-        take_over(self.video, state, "fc", "this depth of R3D")
+        return x.mean(dim=(3, 4)).transpose(1, 2)

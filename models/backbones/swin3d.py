@@ -5,24 +5,19 @@ Source: Liu et al., Video Swin Transformer, CVPR 2022, arXiv 2106.13230, in torc
 Video Swin-T is the network of Radevski et al., ICCV 2023, arXiv 2307.07483.
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from models import pictures, temporal
-from models.pictures import Normalise
-from models.weights import Pretrained, Published, published_by_torchvision, take_over
+from models import pictures
+from models.pictures import Normalise, VideoNetwork
+from models.weights import Pretrained, Published, published_by_torchvision
 
 if TYPE_CHECKING:
     from torchvision.models.video import SwinTransformer3d
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-# Of the frames that the published weights were trained on.
-_MEAN = (0.485, 0.456, 0.406)
-_DEVIATION = (0.229, 0.224, 0.225)
 
 
 class Swin3D(BaseModel):
@@ -70,56 +65,31 @@ class Swin3D(BaseModel):
         return published_by_torchvision(self.name, self.pretrained)
 
 
-class SwinNetwork(nn.Module):
-    """The module of `Swin3D`.
+class SwinNetwork(VideoNetwork):
+    """The module of `Swin3D`: a step is a pair of frames.
 
     Args:
         video: torchvision's network; its classifier is taken off.
         drop_path, normalisation: see `Swin3D`.
-
-    Attributes:
-        width: channels of the clip features.
     """
 
+    video: "SwinTransformer3d"
+    # Of the frames that the published weights were trained on.
+    mean = (0.485, 0.456, 0.406)
+    deviation = (0.229, 0.224, 0.225)
+    classifier = "head"
+    whose = "this size of Video Swin"
+
     def __init__(self, video: "SwinTransformer3d", drop_path: float, normalisation: Normalise) -> None:
-        super().__init__()
-        self.width: int = video.num_features
+        super().__init__(video, video.num_features, normalisation)
         video.head = nn.Identity()
         blocks = [
             module.stochastic_depth for module in video.modules() if hasattr(module, "stochastic_depth")
         ]
         for number, depth in enumerate(blocks):
             depth.p = drop_path * number / (len(blocks) - 1)
-        self.video = video
-        self.normalisation = normalisation
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed clips (batch, frames, channels, height, width).
-
-        Returns:
-            features of the clips (batch, self.width) and of their moments (batch, frames, self.width), a moment
-            being a pair of frames, so that both have the same.
-        """
-        frames = x.shape[1]
-        x = pictures.in_three_channels(pictures.normalise(x, self.normalisation, _MEAN, _DEVIATION))
-        patches = self.video.pos_drop(self.video.patch_embed(x.transpose(1, 2)))
-        steps = self.video.norm(self.video.features(patches)).mean(dim=(2, 3))
-        return steps.mean(dim=1), temporal.of_frames(steps, frames)
-
-    def gather(self, moments: Tensor) -> Tensor:
-        """Put the features of moments (batch, frames, self.width) together to the clips' (batch, self.width).
-
-        A moment counts as long as it lasts; `forward` counts one that the clip's end cuts short like the others.
-        """
-        return moments.mean(dim=1)
-
-    def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the weights of a torchvision checkpoint.
-
-        Args:
-            state: tensors by name, as torchvision publishes them for this size. The classifier is left out.
-
-        Raises:
-            ValueError: a tensor is missing, unknown or of another shape: the file is for another network.
-        """
-        take_over(self.video, state, "head", "this size of Video Swin")
+    def steps(self, x: Tensor) -> Tensor:
+        """Embed clips (batch, 3, frames, height, width) as (batch, steps, self.width)."""
+        patches = self.video.pos_drop(self.video.patch_embed(x))
+        return self.video.norm(self.video.features(patches)).mean(dim=(2, 3))

@@ -49,6 +49,11 @@ class Modality(Section):
     def render(self, rows: Rows, view: View, size: int) -> np.ndarray:
         """What a network sees of `view`, float32, frames first; shape per modality, see models/network.py."""
 
+    def show(self, rows: Rows | None, clip: Clip, view: View, size: int) -> np.ndarray:
+        """One view of `clip`, which has the modality."""
+        assert rows is not None, f"{clip.clip_id} has no {type(self).__name__}"
+        return self.render(rows, view, size)
+
     def shape(self, frames: int, size: int) -> tuple[int, ...]:
         """The shape that `render` gives for so many frames of this size."""
         return frames, self.channels, size, size

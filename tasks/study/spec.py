@@ -3,20 +3,27 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, NonNegativeInt, model_validator
 
-from tasks import params
 from tasks.errors import UserError
-from tasks.import_data import Summary, written_params
-from tasks.params import Name, Params, Place
+from tasks.params import Name, Params, load
 from tasks.section import Section
+from tasks.survey import Summary
+from tasks.written_params import written_params
+from tasks.yaml_file import Place, read_yaml, row_of, suggestion, validated
 
 CLONE = "clone"
 """The source that is this clone's own data/raw."""
+_ENTRIES = ("modalities", "teachers", "fused", "specialists")
+"""Sections of params.yaml of named entries, which a study may leave out."""
+_OWN = {"students": "methods", "seeds": "seeds"}
+"""Sections of params.yaml that are the study's own, and what they are called there."""
+Changes = Annotated[dict[str, Any], Field(default_factory=dict)]
 
 
 class DataSet(Section):
@@ -31,6 +38,7 @@ class DataSet(Section):
         None,
         description="A params.yaml that the study builds on, relative to its file. Absent: the clone's own.",
     )
+    changes: Changes = Field(description="What differs from those, for this data set alone; see `Study`.")
 
 
 class Study(Section):
@@ -45,19 +53,27 @@ class Study(Section):
         description="Entries as in `students` of params.yaml. With `like: STUDENT`, what is not said is that "
         "student's, as the params of each data set have it; a section of another `kind` is replaced as a whole.",
     )
-    teachers: dict[Name, dict[str, Any] | None] = Field(
-        default_factory=dict,
-        description="What differs from the params' teachers, a new teacher, or null for one to leave out.",
+    changes: Changes = Field(
+        description="What differs from the params of every data set, in the form of params.yaml: numbers, new "
+        "entries, or null for an entry of modalities, teachers, fused or specialists to leave out.",
     )
 
     @model_validator(mode="after")
     def _names_agree(self) -> "Study":
         if self.baseline not in self.methods:
             raise ValueError(
-                f"baseline: there is no {self.baseline!r}{params.suggestion(self.baseline, self.methods)}"
+                f"baseline: there is no {self.baseline!r}{suggestion(self.baseline, self.methods)}"
             )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: one is there twice")
+        for place, changes in {
+            "changes": self.changes,
+            **{f"data_sets.{name}.changes": data_set.changes for name, data_set in self.data_sets.items()},
+        }.items():
+            for section in _OWN.keys() & changes.keys():
+                raise ValueError(
+                    f"{place}.{section}: belongs to the whole study; say it in `{_OWN[section]}`"
+                )
         return self
 
 
@@ -77,7 +93,7 @@ class Source:
 
     def refuse(self, message: str, place: Place, remedy: str = "") -> UserError:
         """An error that names the row of `place`."""
-        return UserError(message, file=self.file, row=params.row_of(self.text, place), remedy=remedy)
+        return UserError(message, file=self.file, row=row_of(self.text, place), remedy=remedy)
 
     def path(self, name: str) -> Path:
         """A path of the study, which is relative to its file."""
@@ -109,7 +125,7 @@ def read(file: Path) -> Source:
         raise UserError("not found", file=file, remedy="benchmarks/study.yaml is one to start from") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read as text ({error})", file=file) from None
-    return Source(file, text, params.validated(Study, params.read_yaml(text, file), text, file))
+    return Source(file, text, validated(Study, read_yaml(text, file), text, file))
 
 
 @dataclass(frozen=True)
@@ -130,16 +146,16 @@ class Composed:
 
 
 def before_import(source: Source, data_set: str, clone_params: Path) -> str:
-    """The text of the params.yaml that an import starts from: the base with the study's teachers.
+    """The text of the params.yaml that an import starts from: the base with the study's changes.
 
     Raises:
         UserError: see `compose`.
     """
-    return _text(_bare(_with_teachers(source, source.base(data_set, clone_params))))
+    return _text(_bare(_changed(source, data_set, source.base(data_set, clone_params))))
 
 
 def compose(source: Source, data_set: str, clone_params: Path, found: Summary | None) -> Composed:
-    """The params.yaml of one data set: its base, with the study's seeds, teachers and methods.
+    """The params.yaml of one data set: its base, with the study's seeds, changes and methods.
 
     Args:
         source: the study.
@@ -152,7 +168,7 @@ def compose(source: Source, data_set: str, clone_params: Path, found: Summary | 
             of the teachers that any method but the baseline needs.
     """
     base = source.base(data_set, clone_params)
-    values = _with_teachers(source, base)
+    values = _changed(source, data_set, base)
     students = values["students"]
     values["seeds"] = source.study.seeds
     values["students"] = {
@@ -163,8 +179,8 @@ def compose(source: Source, data_set: str, clone_params: Path, found: Summary | 
     left_out: dict[str, str] = {}
     notes: list[str] = []
     if found is not None:
-        bare = _bare(_with_teachers(source, base))
-        current = params.validated(Params, bare, source.text, source.file, _in_the_study)
+        bare = _bare(_changed(source, data_set, base))
+        current = validated(Params, bare, source.text, source.file, partial(_in_the_study, source, data_set))
         text, notes = written_params(_text(values), current, replace(found, notes=[]))
         fitted = yaml.safe_load(text)
         left_out = _deaf(values["students"], fitted)
@@ -174,11 +190,11 @@ def compose(source: Source, data_set: str, clone_params: Path, found: Summary | 
                 ("methods", source.study.baseline),
             )
         for name in left_out:
-            del fitted["students"][name]
+            fitted["students"].pop(name, None)
         if fitted["register"]["student"] in left_out:
             fitted["register"]["student"] = "auto"
         values = fitted
-    checked = params.validated(Params, values, source.text, source.file, _in_the_study)
+    checked = validated(Params, values, source.text, source.file, partial(_in_the_study, source, data_set))
     told = (note for note in notes if not any(note.startswith(f"students.{name} ") for name in left_out))
     return Composed(_text(values), checked, left_out, tuple(told))
 
@@ -188,27 +204,32 @@ def _text(values: Mapping[str, Any]) -> str:
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _with_teachers(source: Source, base: Path) -> dict[str, Any]:
-    """The values of the base, with the study's changes of teachers."""
-    params.load(base)
+def _changed(source: Source, data_set: str, base: Path) -> dict[str, Any]:
+    """The values of the base, with the study's changes and then the data set's."""
+    load(base)
     values: dict[str, Any] = yaml.safe_load(base.read_text(encoding="utf-8"))
-    for name, given in source.study.teachers.items():
-        if given is None and name not in values["teachers"]:
-            near = params.suggestion(name, values["teachers"])
-            raise source.refuse(f"teachers: there is no {name!r}{near}", ("teachers", name))
-        if given is None:
-            del values["teachers"][name]
-        else:
-            values["teachers"][name] = merged(values["teachers"].get(name, {}), given)
+    places: list[tuple[Place, dict[str, Any]]] = [
+        (("changes",), source.study.changes),
+        (("data_sets", data_set, "changes"), source.study.data_sets[data_set].changes),
+    ]
+    for place, changes in places:
+        before, values = values, merged(values, changes)
+        for section in _ENTRIES:
+            for name in [name for name, entry in values[section].items() if entry is None]:
+                if name not in before[section]:
+                    near = suggestion(name, before[section])
+                    raise source.refuse(f"{section}: there is no {name!r}{near}", (*place, section, name))
+                del values[section][name]
     return values
 
 
 def _bare(values: dict[str, Any]) -> dict[str, Any]:
     """The same without the students that hear a teacher the study leaves out: methods take their place anyway."""
+    known = {*values["teachers"], *values["fused"]}
     kept = {
         name: student
         for name, student in values["students"].items()
-        if set((student.get("ensemble") or {}).get("teachers", [])) <= values["teachers"].keys()
+        if set((student.get("ensemble") or {}).get("teachers", [])) <= known
     }
     return values | {"students": kept, "register": values["register"] | {"student": "auto"}}
 
@@ -222,7 +243,7 @@ def _method(
         return changes
     if not isinstance(like, str) or like not in students:
         raise source.refuse(
-            f"methods.{name}.like: there is no student {like!r}{params.suggestion(str(like), students)}",
+            f"methods.{name}.like: there is no student {like!r}{suggestion(str(like), students)}",
             ("methods", name, "like"),
             f"the students of {base} are meant",
         )
@@ -246,16 +267,25 @@ def _alike(old: Any, new: Any) -> bool:
 def _deaf(methods: Mapping[str, Any], fitted: Mapping[str, Any]) -> dict[str, str]:
     """The methods none of whose teachers the data has senses for, with the reason.
 
-    An import lets such a student learn from all other teachers; in a study that would be another method.
+    An import lets such a student learn from all other teachers; in a study that would be another method. One without
+    specialists, or with nothing to show it, an import takes out itself.
     """
+    known = {*fitted["teachers"], *fitted["fused"]}
     found = {}
     for name, method in methods.items():
-        heard = (method.get("ensemble") or {}).get("teachers", [])
-        if heard and not set(heard) & fitted["teachers"].keys():
+        heard = (method.get("ensemble") or method["method"]).get("teachers", [])
+        if name not in fitted["students"]:
+            found[name] = f"the data has not what {', '.join(heard) or method['learns_from']} was made to see"
+        elif heard and not set(heard) & known:
             found[name] = f"the data has nothing that its teachers see ({', '.join(heard)})"
     return found
 
 
-def _in_the_study(place: Place) -> Place:
-    """Where STUDY.yaml has what stands at `place` of the composed params."""
-    return ("methods", *place[1:]) if place[:1] == ("students",) else place
+def _in_the_study(source: Source, data_set: str, place: Place) -> Place:
+    """Where STUDY.yaml has what stands at `place` of a data set's composed params."""
+    if place[:1] == ("students",):
+        return ("methods", *place[1:])
+    of_one = source.study.data_sets[data_set].changes
+    if place[:1] and place[0] in of_one:
+        return ("data_sets", data_set, "changes", *place)
+    return ("changes", *place) if place else place

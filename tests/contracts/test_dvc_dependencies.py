@@ -45,6 +45,7 @@ CANNOT_CHANGE_RESULTS = {
     # Params are checked here, not made: DVC watches the values themselves, under `params`.
     "tasks/params.py",
     "tasks/section.py",
+    "tasks/yaml_file.py",
     # How bytes reach the disk whole, and the names of checkpoints; the bytes are the stage's.
     "tasks/atomic.py",
     # MLflow is told of a training and never asked.
@@ -61,9 +62,9 @@ NOT_RUN: Mapping[str, set[str]] = {
     "extract": {"tasks/stores/probe.py", "tasks/views.py"},
     # A teacher learns from labels alone.
     "train_teacher": {"models/distill/divergences.py"},
-    # A teacher is trained before it teaches: only the folds and the container of its parts are used.
     # Fused and auxiliary teachers are trained before: only their folds and specs are used.
     "specialise": {"models/distill/supervised.py", "models/distill/umt.py"},
+    # A teacher is trained before it teaches: only the folds and the container of its parts are used.
     "teach_fused": {
         "models/distill/divergences.py",
         "models/distill/method.py",

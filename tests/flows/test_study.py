@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from flows import study
@@ -73,12 +74,44 @@ def test_a_workspace_has_the_code_as_it_is_the_data_and_the_params(clone: Clone)
     (clone.root / "models" / "code.py").unlink()
     (clone.root / "models" / "new.py").write_text("nobody committed it\n")
     untouched = (root / "tasks" / "code.py").stat().st_mtime_ns
-    (root / "artifacts" / "students" / "dropped").mkdir(parents=True)
-    (root / "artifacts" / "students" / "kd").mkdir(parents=True)
     study.prepare(clone, source(clone), dry_run=False)
     assert [file.name for file in (root / "models").iterdir()] == ["new.py"]
     assert (root / "tasks" / "code.py").stat().st_mtime_ns == untouched
-    assert [folder.name for folder in (root / "artifacts" / "students").iterdir()] == ["kd"]
+
+
+@pytest.mark.usefixtures("no_plan")
+def test_what_the_study_no_longer_names_is_taken_away_and_nothing_else(clone: Clone):
+    """A stage that depends on a whole folder would run again for what others left there, or took away."""
+    params = yaml.safe_load((clone.root / "params.yaml").read_text())
+    budget, backbone = (params["students"]["student"][key] for key in ("training", "backbone"))
+    params["fused"] = {
+        "umt": {
+            "teachers": ["rgb", "audio"],
+            "kind": "auto",
+            "feature_weight": 10.0,
+            "dropout": 0.2,
+            "training": budget,
+        }
+    }
+    params["specialists"] = {
+        "mst": {
+            "fused": "umt",
+            "auxiliaries": ["audio"],
+            "backbone": backbone,
+            "temperature": 4.0,
+            "training": budget,
+            "masks": {"width": 6, "attention_heads": 3, "training": budget},
+        }
+    }
+    (clone.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    (part,) = study.prepare(clone, source(clone), dry_run=False)
+    artifacts = part.clone.root / "artifacts"
+    kept = ["students/kd", "teachers/rgb", "fused/umt", "teachings/rgb", "teachings/umt", "teachings/mst"]
+    for name in [*kept, "students/old", "teachers/old", "fused/old", "teachings/old"]:
+        (artifacts / name).mkdir(parents=True)
+    study.prepare(clone, source(clone), dry_run=False)
+    left = {str(folder.relative_to(artifacts)) for folder in artifacts.glob("*/*")}
+    assert left == set(kept)
 
 
 @pytest.mark.usefixtures("no_plan")

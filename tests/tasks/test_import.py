@@ -16,8 +16,10 @@ from moto.server import ThreadedMotoServer
 
 from tasks import params
 from tasks.errors import InfrastructureError, UserError
-from tasks.import_data import import_data, survey, written_params
+from tasks.import_data import import_data
 from tasks.layout import Workspace
+from tasks.survey import survey
+from tasks.written_params import written_params
 
 _REPOSITORY = Path(__file__).parents[2]
 

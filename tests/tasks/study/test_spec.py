@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from tasks.errors import UserError
-from tasks.import_data import Summary
 from tasks.params import load, parse
 from tasks.study import spec
+from tasks.survey import Summary
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = ROOT / "benchmarks" / "study.yaml"
@@ -30,9 +30,10 @@ methods:
     method: {kind: supervised, head_weights: null, label_smoothing: 0.0}
     learns_from: data/index
     ensemble: null
-teachers:
-  flow:
-    folds: 2
+changes:
+  teachers:
+    flow:
+      folds: 2
 """
 SILENT = Summary(
     name="silent", format="folder", heads={"action": ["cut", "wash"]}, slices=[], clips=30, videos=30, groups=10,
@@ -71,7 +72,7 @@ def test_methods_become_students_and_the_rest_stays(tmp_path: Path):
 
 
 def test_a_teacher_may_be_left_out_where_no_method_hears_it(tmp_path: Path):
-    alone = STUDY.replace("    folds: 2\n", "    folds: 2\n  audio: null\n")
+    alone = STUDY.replace("      folds: 2\n", "      folds: 2\n    audio: null\n")
     with pytest.raises(
         UserError, match=r"row 8: students.softer.ensemble.teachers|row 8: methods.softer.ensemble"
     ):
@@ -103,8 +104,26 @@ def test_a_teacher_may_be_left_out_where_no_method_hears_it(tmp_path: Path):
             "unknown key methods.softer.method.temprature; did you mean",
         ),
         ("temperature: 2.0", "temperature: -1", 11, "methods.softer.method.temperature: "),
-        ("    folds: 2", "    fold: 2", 19, "unknown key teachers.flow.fold; did you mean 'folds'?"),
-        ("  flow:\n    folds: 2", "  flw: null", 18, "did you mean 'flow'?"),
+        ("folds: 2", "fold: 2", 20, "unknown key changes.teachers.flow.fold; did you mean 'folds'?"),
+        (
+            "    flow:\n      folds: 2",
+            "    flw: null",
+            19,
+            "teachers: there is no 'flw'; did you mean 'flow'?",
+        ),
+        ("  teachers:\n    flow:", "  seeds:\n    flow:", 18, "say it in `seeds`"),
+        (
+            "  teachers:\n    flow:",
+            "  teacers:\n    flow:",
+            18,
+            "unknown key changes.teacers; did you mean 'teachers'?",
+        ),
+        (
+            "{source: clone}",
+            "{source: clone, changes: {views: {size: 0}}}",
+            5,
+            "data_sets.sample.changes.views.size: Input should be greater than 0",
+        ),
         ("{source: clone}", "{source: clone, params: no.yaml}", 5, "there is no file 'no.yaml'"),
         ("name: tiny", "name: [", 3, "not valid YAML"),
     ],
@@ -117,6 +136,16 @@ def test_what_is_wrong_is_told_with_its_row(tmp_path: Path, before: str, after: 
     assert words in str(refused.value)
 
 
+def test_a_data_set_has_changes_of_its_own_and_they_come_last(tmp_path: Path):
+    own = STUDY.replace(
+        "{source: clone}", "{source: clone, changes: {search: {epochs: 2}, teachers: {flow: {folds: 3}}}}"
+    )
+    found = composed(tmp_path, own).params
+    assert found.search.epochs == 2
+    assert found.search.temperature == load(ROOT / "params.yaml").search.temperature
+    assert found.teachers["flow"].folds == 3
+
+
 def test_a_study_of_one_method_or_no_file_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="at least 2 items"):
         composed(tmp_path, STUDY[: STUDY.index("  softer:")])
@@ -126,9 +155,9 @@ def test_a_study_of_one_method_or_no_file_is_refused(tmp_path: Path):
 
 def test_data_without_sound_takes_its_teacher_out_and_the_method_that_hears_it_alone(tmp_path: Path):
     text = STUDY.replace(
-        "teachers:\n",
+        "changes:\n",
         "  ears:\n    like: student\n    learns_from: artifacts/teachings/audio\n    ensemble: {teachers: [audio]}\n"
-        "teachers:\n",
+        "changes:\n",
     )
     by_head = "      temperature: 2.0\n      distillation_weight: {verb: 0.5, noun: 0.0}\n"
     text = text.replace("      temperature: 2.0\n", by_head)
@@ -146,6 +175,33 @@ def test_data_without_sound_takes_its_teacher_out_and_the_method_that_hears_it_a
     assert found.params.seeds == [3, 4]
 
 
+def test_a_method_of_fused_teachers_stays_and_one_of_lost_specialists_is_left_out_with_its_reason(
+    tmp_path: Path,
+):
+    training = (
+        "{epochs: 2, batch: 4, learning_rate: 0.1, weight_decay: 0.0, warmup_epochs: 0, decay: linear, "
+        "clip_norm: 1.0, ema: 0.0, precision: float32}"
+    )
+    rest = "backbone: {kind: frames, name: test_resnet, pretrained: false, temporal: mean, normalise: clip, "
+    rest += f"dropout: 0.0, drop_path: 0.0}}, temperature: 4.0, training: {training}, "
+    rest += f"masks: {{width: 6, attention_heads: 3, training: {training}}}"
+    method = "kind: mst, temperature: 4.0, top_k: 1, distillation_weight: 1.0, balance_weight: 1.0, "
+    method += "gate_weight: 1.0, gate_temperature: 1.0, gate_width: 8, head_weights: null"
+    text = STUDY.replace("folds: 2", "folds: 1").replace(
+        "changes:\n",
+        "  joint: {like: student, ensemble: {teachers: [umt], weights: uniform}}\n"
+        f"  gated: {{like: baseline, learns_from: artifacts/teachings/ears, method: {{{method}}}}}\n"
+        "changes:\n"
+        "  fused: {umt: {teachers: [rgb, flow], kind: umt, feature_weight: 1.0, dropout: 0.0, "
+        f"training: {training}}}}}\n"
+        f"  specialists: {{ears: {{fused: umt, auxiliaries: [audio], {rest}}}}}\n",
+    )
+    assert {"joint", "gated"} <= composed(tmp_path, text).params.students.keys()
+    found = composed(tmp_path, text, SILENT)
+    assert found.left_out == {"gated": "the data has not what artifacts/teachings/ears was made to see"}
+    assert found.params.students["joint"].ensemble.teachers == ["umt"]  # type: ignore[union-attr]
+
+
 def test_a_baseline_that_the_data_cannot_have_is_refused(tmp_path: Path):
     text = STUDY.replace(
         "  labels: {like: baseline}\n",
@@ -157,7 +213,7 @@ def test_a_baseline_that_the_data_cannot_have_is_refused(tmp_path: Path):
 
 def test_an_import_starts_from_params_that_stand_alone(tmp_path: Path):
     file = tmp_path / "study.yaml"
-    file.write_text(STUDY.replace("    folds: 2\n", "    folds: 2\n  audio: null\n"))
+    file.write_text(STUDY.replace("      folds: 2\n", "      folds: 2\n    audio: null\n"))
     text = spec.before_import(spec.read(file), "sample", ROOT / "params.yaml")
     found = parse(text, tmp_path / "params.yaml")
     assert list(found.students) == ["baseline"]  # the other hears audio
