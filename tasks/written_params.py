@@ -118,13 +118,14 @@ class _Draft:
 
     def drop_students(self) -> None:
         """No student whose lesson is gone as a whole."""
-        for name, student in self.current.students.items():
-            if student.method.kind == "mst":
-                if student.learns_from.rpartition("/")[2] not in self.document["specialists"]:
+        for name, student in list(self.document["students"].items()):  # a study has others than `current`
+            method = student["method"]
+            if method["kind"] == "mst":
+                if student["learns_from"].rpartition("/")[2] not in self.document["specialists"]:
                     self._drop_student(name, "its specialists are")
-            elif student.method.kind == "omnivorous":
-                left = self._left(student.method.teachers)
-                self.document["students"][name]["method"]["teachers"] = _list(left)
+            elif method["kind"] == "omnivorous":
+                left = self._left(method["teachers"])
+                method["teachers"] = _list(left)
                 if not left:
                     self._drop_student(name, "nothing beside RGB is left to show it")
 
