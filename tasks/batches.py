@@ -1,8 +1,12 @@
-"""Clips as tensors: which clips have a modality, and their views rendered batch by batch."""
+"""Clips as tensors: which clips have a modality, and their views rendered batch by batch.
+
+Epochs come back to the same views, so what was rendered is kept in memory as long as there is room for it.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -66,6 +70,36 @@ def present(modality: Renderer, shards: RowStore, clips: Sequence[Clip]) -> np.n
     return np.array([modality.covers(shards.rows(clip.video), clip) for clip in clips], dtype=bool)
 
 
+@dataclass
+class _Kept:
+    """Rendered views of one modality. The first ones stay: epochs go round, and the latest would be needed last."""
+
+    modality: Renderer
+    size: int
+    views: dict[tuple[str, View], np.ndarray | Rendered] = field(default_factory=dict)
+    bytes: int = 0
+
+    def keep(self, clip: Clip, view: View, shown: np.ndarray | Rendered, room: int) -> None:
+        """Keep what `clip` shows in `view` if it takes at most `room` bytes."""
+        needed = sum(array.nbytes for array, _ in shown.values()) if isinstance(shown, dict) else shown.nbytes
+        if needed <= room:
+            self.views[clip.clip_id, view] = shown
+            self.bytes += needed
+
+
+_KEPT: WeakKeyDictionary[RowStore, list[_Kept]] = WeakKeyDictionary()
+"""What was rendered from shards that are in use."""
+
+
+def _kept_of(shards: RowStore, modality: Renderer, size: int) -> _Kept:
+    several = _KEPT.setdefault(shards, [])
+    for kept in several:
+        if kept.size == size and kept.modality == modality:
+            return kept
+    several.append(_Kept(modality, size))
+    return several[-1]
+
+
 class _Rendered(Dataset[tuple[np.ndarray | Rendered, int, int]]):
     """View `number` of clip `row`, rendered when asked for by the pair (row, number)."""
 
@@ -79,12 +113,20 @@ class _Rendered(Dataset[tuple[np.ndarray | Rendered, int, int]]):
     ):
         self._modality, self._shards, self._clips = modality, shards, clips
         self._size, self._view = size, view
+        self._kept = _kept_of(shards, modality, size)
+        # A worker's memory ends with the epoch; it would only be filled.
+        self._room = 0 if settings().loader_workers else settings().view_memory_bytes
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[np.ndarray | Rendered, int, int]:
         row, number = place
         clip = self._clips[row]
-        rows = self._shards.rows(clip.video)
-        return self._modality.show(rows, clip, self._view(clip, number), self._size), row, number
+        view = self._view(clip, number)
+        shown = self._kept.views.get((clip.clip_id, view))
+        if shown is None:
+            shown = self._modality.show(self._shards.rows(clip.video), clip, view, self._size)
+            taken = sum(kept.bytes for several in _KEPT.values() for kept in several)
+            self._kept.keep(clip, view, shown, self._room - taken)
+        return shown, row, number
 
 
 def _collate(items: list[tuple[np.ndarray | Rendered, int, int]]) -> Batch:

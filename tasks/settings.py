@@ -1,8 +1,10 @@
 """Where things run: environment variables `UNDERSTUDY_*`. A setting never changes a result; params do that."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 from pydantic import Field, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -30,10 +32,25 @@ class Settings(BaseSettings):
         default_factory=lambda: max(1, len(os.sched_getaffinity(0))),
         description="Stages that `understudy run` runs side by side; each stage uses one CPU thread or GPU.",
     )
+    view_memory_bytes: int = Field(
+        default_factory=lambda: memory_bytes() // 4 // max(1, len(os.sched_getaffinity(0))),
+        ge=0,
+        description="Memory of one stage for views that it will show again; default: a quarter of the machine's, "
+        "shared by as many stages as there are cores. Unused with loader workers.",
+    )
     max_video_bytes: PositiveInt = Field(default=20 * 2**30, description="Larger videos go to quarantine.")
     decode_timeout_s: float = Field(
         default=120.0, gt=0, description="A probe of one video may take this long."
     )
+
+
+def memory_bytes() -> int:
+    """The memory of this machine, or of the container that we run in."""
+    limits = [psutil.virtual_memory().total]
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            limits.append(int(Path(file).read_text(encoding="ascii")))
+    return min(limits)
 
 
 def settings() -> Settings:

@@ -15,13 +15,25 @@ from tasks.params import Params, Student
 def clips_shown(params: Params, train_clips: int) -> dict[str, float]:
     """Stage → clips that its trainings show to a network, each counted once an epoch; stages that train alone.
 
-    Short trials that settle `auto` are counted too, clips without a modality as if they had it.
+    Short trials that settle `auto` are counted too, clips without a modality as if they had it. A network of several
+    branches counts as so many.
     """
     seeds = len(params.seeds)
+
+    def rounds(name: str) -> int:  # each network learns from all folds but one
+        return max(1, params.folds(name) - 1)
+
     shown = {}
     for name, teacher in params.teachers.items():
-        members = teacher.folds - 1 if teacher.folds > 1 else 1  # each learns from all folds but one
-        shown[f"train_teacher@{name}"] = seeds * members * teacher.training.epochs * train_clips
+        shown[f"train_teacher@{name}"] = seeds * rounds(name) * teacher.training.epochs * train_clips
+    for name, fused in params.fused.items():
+        trained = {"ume": 0, "auto": seeds + 1}.get(fused.kind, seeds)  # auto: two kinds, of the first seed
+        epochs = trained * rounds(name) * fused.training.epochs
+        shown[f"fuse@{name}"] = epochs * len(fused.teachers) * train_clips
+    for name, entry in params.specialists.items():
+        networks = 1 + len(params.fused[entry.fused].teachers) + len(entry.auxiliaries)
+        epochs = seeds * rounds(name) * (entry.training.epochs + entry.masks.training.epochs)
+        shown[f"specialise@{name}"] = epochs * networks * train_clips
     for name, student in params.students.items():
         trials = params.search.epochs * _trials(params, student)
         shown[f"distill@{name}"] = (seeds * student.training.epochs + trials) * train_clips

@@ -21,8 +21,6 @@ CLONE = "clone"
 """The source that is this clone's own data/raw."""
 _ENTRIES = ("modalities", "teachers", "fused", "specialists")
 """Sections of params.yaml of named entries, which a study may leave out."""
-_OWN = {"students": "methods", "seeds": "seeds"}
-"""Sections of params.yaml that are the study's own, and what they are called there."""
 Changes = Annotated[dict[str, Any], Field(default_factory=dict)]
 
 
@@ -55,7 +53,8 @@ class Study(Section):
     )
     changes: Changes = Field(
         description="What differs from the params of every data set, in the form of params.yaml: numbers, new "
-        "entries, or null for an entry of modalities, teachers, fused or specialists to leave out.",
+        "entries, or null for an entry of modalities, teachers, fused or specialists to leave out. Students are "
+        "those that methods are `like`.",
     )
 
     @model_validator(mode="after")
@@ -70,10 +69,8 @@ class Study(Section):
             "changes": self.changes,
             **{f"data_sets.{name}.changes": data_set.changes for name, data_set in self.data_sets.items()},
         }.items():
-            for section in _OWN.keys() & changes.keys():
-                raise ValueError(
-                    f"{place}.{section}: belongs to the whole study; say it in `{_OWN[section]}`"
-                )
+            if "seeds" in changes:
+                raise ValueError(f"{place}.seeds: all data sets have the study's `seeds`")
         return self
 
 

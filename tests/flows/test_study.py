@@ -3,6 +3,7 @@
 import io
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from flows.plan import Plan, Step
 from tasks.clips import Clip, write_clips
 from tasks.errors import UserError
 from tasks.layout import Workspace
-from tasks.params import load
+from tasks.params import load, parse
 from tasks.study import spec
 from tasks.study.cost import clips_shown, measured_rate
 
@@ -30,6 +31,21 @@ methods:
   labels: {like: baseline}
   kd: {like: student}
 """
+
+
+def of_several(params: dict[str, Any]) -> dict[str, Any]:
+    """Sections of a fused teacher of two and of specialists made from it."""
+    budget, backbone = (params["students"]["student"][key] for key in ("training", "backbone"))
+    umt = {
+        "teachers": ["rgb", "audio"],
+        "kind": "auto",
+        "feature_weight": 10.0,
+        "dropout": 0.2,
+        "training": budget,
+    }
+    masks = {"width": 6, "attention_heads": 3, "training": budget}
+    mst = {"fused": "umt", "auxiliaries": ["audio"], "backbone": backbone, "temperature": 4.0}
+    return {"fused": {"umt": umt}, "specialists": {"mst": mst | {"training": budget, "masks": masks}}}
 
 
 @pytest.fixture
@@ -83,26 +99,7 @@ def test_a_workspace_has_the_code_as_it_is_the_data_and_the_params(clone: Clone)
 def test_what_the_study_no_longer_names_is_taken_away_and_nothing_else(clone: Clone):
     """A stage that depends on a whole folder would run again for what others left there, or took away."""
     params = yaml.safe_load((clone.root / "params.yaml").read_text())
-    budget, backbone = (params["students"]["student"][key] for key in ("training", "backbone"))
-    params["fused"] = {
-        "umt": {
-            "teachers": ["rgb", "audio"],
-            "kind": "auto",
-            "feature_weight": 10.0,
-            "dropout": 0.2,
-            "training": budget,
-        }
-    }
-    params["specialists"] = {
-        "mst": {
-            "fused": "umt",
-            "auxiliaries": ["audio"],
-            "backbone": backbone,
-            "temperature": 4.0,
-            "training": budget,
-            "masks": {"width": 6, "attention_heads": 3, "training": budget},
-        }
-    }
+    params |= of_several(params)
     (clone.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     (part,) = study.prepare(clone, source(clone), dry_run=False)
     artifacts = part.clone.root / "artifacts"
@@ -151,6 +148,19 @@ def test_what_trainings_will_show_is_counted_from_params():
     trials = len(params.search.temperature) * len(params.search.distillation_weight)
     searched = clips_shown(auto, 300)["distill@student"] - shown["distill@student"]
     assert searched == trials * params.search.epochs * 300
+
+
+def test_what_networks_of_several_branches_will_be_shown_is_counted_too():
+    values = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"seeds": [0, 1]}
+    params = parse(yaml.safe_dump(values | of_several(values)), ROOT / "params.yaml")
+    epochs = params.students["student"].training.epochs
+    shown = clips_shown(params, 300)
+    assert (
+        shown["fuse@umt"] == 3 * epochs * 2 * 300
+    )  # two kinds of the first seed, one of the second; two branches
+    assert (
+        shown["specialise@mst"] == 2 * 2 * epochs * 4 * 300
+    )  # together and masked; a student and three branches
 
 
 def test_the_rate_is_that_of_the_trainings_there_are(tmp_path: Path):

@@ -111,7 +111,7 @@ def test_a_teacher_may_be_left_out_where_no_method_hears_it(tmp_path: Path):
             19,
             "teachers: there is no 'flw'; did you mean 'flow'?",
         ),
-        ("  teachers:\n    flow:", "  seeds:\n    flow:", 18, "say it in `seeds`"),
+        ("  teachers:\n    flow:", "  seeds:\n    flow:", 18, "all data sets have the study's `seeds`"),
         (
             "  teachers:\n    flow:",
             "  teacers:\n    flow:",
@@ -137,10 +137,12 @@ def test_what_is_wrong_is_told_with_its_row(tmp_path: Path, before: str, after: 
 
 
 def test_a_data_set_has_changes_of_its_own_and_they_come_last(tmp_path: Path):
-    own = STUDY.replace(
-        "{source: clone}", "{source: clone, changes: {search: {epochs: 2}, teachers: {flow: {folds: 3}}}}"
+    changes = (
+        "{search: {epochs: 2}, teachers: {flow: {folds: 3}}, students: {student: {training: {epochs: 7}}}}"
     )
+    own = STUDY.replace("{source: clone}", f"{{source: clone, changes: {changes}}}")
     found = composed(tmp_path, own).params
+    assert found.students["softer"].training.epochs == 7
     assert found.search.epochs == 2
     assert found.search.temperature == load(ROOT / "params.yaml").search.temperature
     assert found.teachers["flow"].folds == 3
