@@ -2,11 +2,14 @@
 
 Run after a run on the sample, in the clone's root: `python -m benchmarks.fresh_clips`. Draws two more casts of the
 sample's generator (32 participants, 1,088 clips; 8 minutes on two cores, kept in the work folder) and scores every
-student of every seed on them. The sample's 136 test clips of four people leave differences of 4 points to chance;
+student of every seed on them. After a study, its students: `--of .understudy/studies/NAME/sample --baseline labels`.
+
+The sample's 136 test clips of four people leave differences of 4 points to chance;
 these leave about 1.5. No number of params.yaml was chosen by them; the probes of docs/methods.md were judged on the
 casts 101 and 102. Intervals resample participants, since clips of one are alike.
 """
 
+import argparse
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -37,10 +40,14 @@ FIGURES = ("action", "verb", "noun", "nll", "nll as trained", "ece", "ece as tra
 
 def main() -> None:
     """Print one row a student and the differences of each to the baseline."""
-    workspace = Workspace(Path.cwd())
+    parser = argparse.ArgumentParser(description="Students of the sample, scored on clips it does not hold.")
+    parser.add_argument("--of", type=Path, default=Path.cwd(), help="where they were trained")
+    parser.add_argument("--baseline", default="baseline", help="its name in params.yaml")
+    given = parser.parse_args()
+    workspace = Workspace(given.of.resolve())
     params = load(workspace.params)
     torch.set_num_threads(params.threads)
-    casts = [Workspace(workspace.root / settings().work / "fresh" / str(cast)) for cast in CASTS]
+    casts = [Workspace(Path.cwd() / settings().work / "fresh" / str(cast)) for cast in CASTS]
     with ProcessPoolExecutor(len(CASTS)) as pool:
         list(pool.map(_draw, CASTS, casts))
     for cast in casts:
@@ -56,17 +63,17 @@ def main() -> None:
             name, *(_mean_and_spread([np.mean(seed[figure]) for seed in seeds]) for figure in FIGURES)
         )
     Console().print(shown)
-    for name in scored.keys() - {"baseline"}:
+    for name in params.students.keys() - {given.baseline}:
         for figure in FIGURES[:5]:
             means = [
-                np.mean([seed[figure] for seed in scored[which]], axis=0) for which in (name, "baseline")
+                np.mean([seed[figure] for seed in scored[which]], axis=0) for which in (name, given.baseline)
             ]
             of_person = [
                 [values[people == person].mean() for person in np.unique(people)] for values in means
             ]
             found = bootstrap_difference(of_person[0], of_person[1], SAMPLES, seed=0)
             low, high = found.interval
-            print(f"{name} against baseline, {figure}: {found.mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+            print(f"{name} against {given.baseline}, {figure}: {found.mean:+.3f} [{low:+.3f}, {high:+.3f}]")
 
 
 def _draw(cast: int, workspace: Workspace) -> None:
