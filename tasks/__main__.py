@@ -5,7 +5,6 @@ failed and trying again may help; 1 a defect of ours, with its traceback.
 """
 
 import errno
-import fcntl
 import importlib
 import os
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tasks.atomic import alone
 from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
 from tasks.mortal import die_with_parent
@@ -88,11 +88,8 @@ def _alone(workspace: Workspace, stage: str, item: str | None) -> Iterator[None]
     A killed `dvc repro` would else leave its stage running, and the next one would write beside it.
     """
     die_with_parent()
-    locks = workspace.root / settings().work / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
     name = stage if item is None else f"{stage}@{item.replace('/', '_')}"
-    with (locks / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(workspace.root / settings().work / "locks" / f"{name}.lock"):
         yield
 
 

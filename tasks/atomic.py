@@ -1,5 +1,6 @@
 """Writing so that a reader never sees half a file, and naming content by its digest."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -60,6 +61,15 @@ def new_folder(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Be the only one of this machine that holds `lock`, a file; wait while another does. A kill lets go of it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

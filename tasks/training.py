@@ -20,7 +20,7 @@ from torch import nn
 
 from models.distill.method import Losses
 from models.network import Network, Output
-from tasks.atomic import new_file
+from tasks.atomic import alone, new_file
 from tasks.batches import Batch
 from tasks.errors import UserError
 from tasks.inference import device
@@ -65,6 +65,8 @@ class Course:
 def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
     """Train `network` to the end of its course, from its checkpoint if there is one.
 
+    Two stages may want the same training, as the RGB teacher and the baseline of one network do: the second waits.
+
     Returns:
         the network to keep (the moving average of the weights if `training.ema`), on the CPU in evaluation
         mode, and the history of all epochs.
@@ -72,6 +74,11 @@ def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
     Raises:
         UserError: a loss that is not a number; nothing that was done before is lost.
     """
+    with alone(course.checkpoint.with_suffix(".lock")):
+        return _fit(network, course)
+
+
+def _fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
     training, there = course.training, device()
     trained = nn.ModuleList([network, course.companion]).to(there)
     groups = timm.optim.param_groups_weight_decay(trained, training.weight_decay)

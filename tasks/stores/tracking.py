@@ -4,7 +4,6 @@ MLflow remembers; it never decides. Whatever goes wrong here is said once and th
 that MLflow never heard of can still be registered later, from the stage's outputs.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.atomic import alone
 from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
 from tasks.settings import settings
@@ -358,9 +358,7 @@ def _ensure_local_store(work: Path) -> None:
     store = work / "mlflow.db"
     if store.exists():
         return
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "mlflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(work / "mlflow.lock"):
         if store.exists():
             return
         unfinished = work / "mlflow.db.new"
