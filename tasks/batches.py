@@ -72,10 +72,16 @@ def present(modality: Renderer, shards: RowStore, clips: Sequence[Clip]) -> np.n
 
 @dataclass
 class _Kept:
-    """Rendered views of one modality. The first ones stay: epochs go round, and the latest would be needed last."""
+    """Rendered views of one modality. The first ones stay: epochs go round, and the latest would be needed last.
+
+    Attributes:
+        modality, size: how they were rendered.
+        seed: of the training that they are views for; None for evaluation views.
+    """
 
     modality: Renderer
     size: int
+    seed: int | None
     views: dict[tuple[str, View], np.ndarray | Rendered] = field(default_factory=dict)
     bytes: int = 0
 
@@ -91,12 +97,14 @@ _KEPT: WeakKeyDictionary[RowStore, list[_Kept]] = WeakKeyDictionary()
 """What was rendered from shards that are in use."""
 
 
-def _kept_of(shards: RowStore, modality: Renderer, size: int) -> _Kept:
+def _kept_of(shards: RowStore, modality: Renderer, size: int, seed: int | None) -> _Kept:
     several = _KEPT.setdefault(shards, [])
+    if seed is not None:  # a stage goes from seed to seed: the last one's views make room
+        several[:] = [kept for kept in several if kept.seed in (None, seed)]
     for kept in several:
-        if kept.size == size and kept.modality == modality:
+        if (kept.size, kept.seed) == (size, seed) and kept.modality == modality:
             return kept
-    several.append(_Kept(modality, size))
+    several.append(_Kept(modality, size, seed))
     return several[-1]
 
 
@@ -110,10 +118,11 @@ class _Rendered(Dataset[tuple[np.ndarray | Rendered, int, int]]):
         clips: Sequence[Clip],
         size: int,
         view: Callable[[Clip, int], View],
+        seed: int | None,
     ):
         self._modality, self._shards, self._clips = modality, shards, clips
         self._size, self._view = size, view
-        self._kept = _kept_of(shards, modality, size)
+        self._kept = _kept_of(shards, modality, size, seed)
         # A worker's memory ends with the epoch; it would only be filled.
         self._room = 0 if settings().loader_workers else settings().view_memory_bytes
 
@@ -143,6 +152,7 @@ def batches(
     size: int,
     places: Sequence[Sequence[tuple[int, int]]],
     view: Callable[[Clip, int], View],
+    seed: int | None = None,
 ) -> Iterator[Batch]:
     """Render batch after batch.
 
@@ -153,10 +163,11 @@ def batches(
         size: side of a rendered picture, pixels.
         places: for each batch, the (row of `clips`, number of the view) pairs in it.
         view: gives view `number` of a clip.
+        seed: of the training that these are views for; None for evaluation views.
     """
     workers = settings().loader_workers
     loader = DataLoader(
-        _Rendered(modality, shards, clips, size, view),
+        _Rendered(modality, shards, clips, size, view, seed),
         batch_sampler=[list(batch) for batch in places],
         collate_fn=_collate,
         num_workers=workers,

@@ -95,6 +95,7 @@ def training_view_logits(
         views.per_clip,
         lambda clip, n: training_view(clip, views, seed, n),
         batch,
+        seed,
         moments,
         features,
     )
@@ -107,6 +108,7 @@ def _logits(
     count: int,
     view: Callable[[Clip, int], View],
     batch: int,
+    seed: int | None = None,
     moments: np.ndarray | None = None,
     features: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -118,7 +120,7 @@ def _logits(
     }
     places = [(int(row), number) for row in np.flatnonzero(seen) for number in range(count)]
     for rendered in batches(
-        spec.modality_params, shards, clips, spec.views.size, chunks(places, batch), view
+        spec.modality_params, shards, clips, spec.views.size, chunks(places, batch), view, seed
     ):
         output = committee.output(rendered.to(there).inputs)
         for head, values in output.logits.items():

@@ -343,6 +343,7 @@ class Learner:
             views.size,
             places,
             lambda clip, number: training_view(clip, views, seed, number),
+            seed,
         )
 
     def validate(self, network: Network) -> dict[str, float]:

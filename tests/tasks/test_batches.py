@@ -40,8 +40,8 @@ def view(clip: Clip, number: int) -> View:
     return View((0.0, 0.5), 0.5, zoom=1.0 + number, across=0.5, down=0.5, flip=False)
 
 
-def shown(modality: Counting, store: Store, size: int = 8) -> list[list[float]]:
-    found = batches.batches(modality, store, CLIPS, size, PLACES, view)
+def shown(modality: Counting, store: Store, size: int = 8, seed: int | None = None) -> list[list[float]]:
+    found = batches.batches(modality, store, CLIPS, size, PLACES, view, seed)
     return [batch.inputs[:, 0, 0, 0, 0].tolist() for batch in found]  # type: ignore[index]
 
 
@@ -69,6 +69,14 @@ def test_another_size_modality_or_store_is_rendered_for_itself(room: Callable[[i
         shown(modality, Store())
         shown(Counting(), store)
     assert modality.asked == 3 + 3 + 2 * 3
+
+
+def test_the_views_of_the_last_seed_make_room_and_those_of_evaluation_stay(room: Callable[[int], None]):
+    room(6)
+    modality, store = Counting(), Store()
+    for seed in (None, 0, 0, None, 1, 1, None):
+        shown(modality, store, seed=seed)
+    assert modality.asked == 3 + 3 + 3
 
 
 def test_workers_keep_nothing_and_show_the_same(room: Callable[[int], None], monkeypatch: pytest.MonkeyPatch):
