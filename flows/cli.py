@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from flows.clone import Clone
+    from flows.coordinator import PipelineFailed
     from flows.display import Board
-    from flows.pipeline import PipelineFailed
+    from flows.executor import ExecutorName
     from flows.plan import Plan
     from flows.study import Part
     from tasks.predict import Prediction
@@ -117,6 +118,12 @@ def run(
         list[str] | None,
         typer.Option("--force", "-f", metavar="STAGE", help="Run this stage even if unchanged."),
     ] = None,
+    executor: Annotated[
+        Literal["local", "workers"],
+        typer.Option(
+            help="Where stages are made: on this machine, or on the workers of your Prefect server."
+        ),
+    ] = "local",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's log as well.")] = False,
 ) -> None:
     """Run what is stale, independent stages side by side; continue where a killed run stopped.
@@ -136,7 +143,7 @@ def run(
     with clone.only_run():  # it mends what a killed run left, or DVC would not plan
         todo = plan(clone, stages or [], force or [])
     if todo.due:
-        _run_flow(clone, stages or [], force or [], verbose)
+        _run_flow(clone, stages or [], force or [], executor, verbose)
     else:
         _console().print(f"All {len(todo.steps)} stages are cached, nothing to run.")
     _finish(clone, {step.name for step in todo.steps})
@@ -275,12 +282,14 @@ def _reported(error: Exception) -> int:
     return error.exit_code
 
 
-def _run_flow(clone: "Clone", stages: list[str], force: list[str], verbose: bool) -> None:
+def _run_flow(
+    clone: "Clone", stages: list[str], force: list[str], executor: "ExecutorName", verbose: bool
+) -> None:
     """Run the flow under a live table; exit with the first failed stage's code."""
     from flows.display import Board
 
     with _prefect(clone, verbose):
-        if (failed := _run_pipeline(clone, stages, force, Board(_console()))) is not None:
+        if (failed := _run_pipeline(clone, stages, force, executor, Board(_console()))) is not None:
             raise typer.Exit(failed.exit_code)
 
 
@@ -302,7 +311,7 @@ def _run_parts(clone: "Clone", parts: "Sequence[Part]", verbose: bool) -> "dict[
             console.print(f"[bold]{part.name}[/], {number + 1} of {len(due)}: {studies.outlook(part, rate)}")
             later = sum(each.work_due for each in due[number + 1 :])
             board = Board(console, Ahead(part.work, later, rate, settings().slots))
-            if (failure := _run_pipeline(part.clone, [studies.TARGET], [], board)) is not None:
+            if (failure := _run_pipeline(part.clone, [studies.TARGET], [], "local", board)) is not None:
                 failed[part.name] = failure
     return failed
 
@@ -322,17 +331,18 @@ def _prefect(clone: "Clone", verbose: bool) -> Iterator[None]:
 
 
 def _run_pipeline(
-    clone: "Clone", stages: list[str], force: list[str], shown: "Board"
+    clone: "Clone", stages: list[str], force: list[str], executor: "ExecutorName", shown: "Board"
 ) -> "PipelineFailed | None":
     """Run the flow under a live table; how it failed, after saying so."""
+    from flows.coordinator import PipelineFailed
     from flows.display import board
-    from flows.pipeline import PipelineFailed, pipeline
+    from flows.pipeline import pipeline
 
     console = _console()
     token = board.set(shown)
     try:
         with shown.drawn():
-            pipeline(str(clone.root), stages, force)
+            pipeline(clone.root, stages, force, executor)
         return None
     except PipelineFailed as failed:
         for failure in failed.failures:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +44,25 @@ class Clone:
         shared = self.root.is_relative_to(self.work)
         place = self.root.relative_to(self.work) if shared else ""
         return self.work / "logs" / place / f"{stage.replace('/', '_')}.log"
+
+    def git(self, *arguments: str) -> str:
+        """What a git command prints here.
+
+        Raises:
+            UserError: git refuses, with its own words.
+        """
+        done = subprocess.run(
+            ["git", "-C", str(self.root), *arguments], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            said = done.stderr.strip() or f"git {arguments[0]} failed"
+            raise UserError(said, remedy=f"see: git -C {self.root} status")
+        return done.stdout
+
+    def uncommitted(self) -> list[str]:
+        """Files that differ from the commit or are not in it, but for ignored ones and dvc.lock, which runs write."""
+        entries = self.git("status", "--porcelain", "--untracked-files=normal").splitlines()
+        return [entry[3:] for entry in entries if entry[3:] != "dvc.lock"]
 
     @contextmanager
     def only_run(self) -> Iterator[int]:
@@ -85,6 +105,15 @@ def find(start: Path) -> Clone:
     raise UserError(
         f"no dvc.yaml in {start} or above it", remedy="change into a clone of the project and try again"
     )
+
+
+def of_flow(root: Path | None) -> Clone:
+    """The clone that a flow works in: at its parameter `root`, else at the setting `clone`.
+
+    Raises:
+        UserError: there is none.
+    """
+    return find((root or settings().clone).resolve())
 
 
 def _lock(descriptor: int, name: str) -> None:

@@ -7,52 +7,28 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
-from enum import StrEnum
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from flows import tether
 from flows.clone import Clone
+from flows.executor import Outcome, StageFailed
+from flows.gpus import Gpus, visible
+from flows.plan import Step
 from tasks.errors import InfrastructureError
+from tasks.settings import settings
 
 KEPT_LINES = 30
 _EXIT = re.compile(r"failed to run: .*, exited with (-?\d+)")
 _RESTORED = re.compile(r"is cached - skipping run, checking out outputs")
 _SKIPPED = re.compile(r"didn't change, skipping|are up to date")
+_RUNS = re.compile(r"^Running stage '")
 _NEWS_OF_DVC = re.compile(
-    r"^(Running stage '|> |Updating lock file|Generating lock file|To track the changes"
+    r"^(Running stage '|> |Pulling data for |Updating lock file|Generating lock file|To track the changes"
     r"|To enable auto staging|\tgit add |\tdvc config |Use `dvc push`|Verifying data sources"
     r"|Stage '.*' didn't change|Data and pipelines are|ERROR: failed to reproduce|\s*$)"
 )
-
-
-class Outcome(StrEnum):
-    """How a stage came to be up to date."""
-
-    RAN = "ran"
-    RESTORED = "restored"
-    CACHED = "cached"
-
-
-class StageFailed(Exception):
-    """A stage ended with an error.
-
-    Attributes:
-        stage: its name.
-        exit_code: the stage's own: 2 the user's to mend, 75 infrastructure, anything else a defect.
-        reason: the last it printed.
-        log: the file with all it printed.
-    """
-
-    def __init__(self, stage: str, exit_code: int, reason: str, log: Path):
-        self.stage, self.exit_code, self.reason, self.log = stage, exit_code, reason, log
-        super().__init__(f"{stage} failed (exit code {exit_code}): {reason}\n  log: {log}")
-
-    @property
-    def worth_retrying(self) -> bool:
-        """Whether a disk, network or store failed, not the stage."""
-        return self.exit_code == InfrastructureError.exit_code
 
 
 class LocalExecutor:
@@ -65,28 +41,55 @@ class LocalExecutor:
 
     def __init__(self, clone: Clone, lock: int):
         self._clone, self._lock = clone, lock
+        self._gpus = Gpus(visible())
         self._running: set[subprocess.Popen[str]] = set()
         self._guard = threading.Lock()
         self._stopped = False
 
-    def run(self, stage: str, forced: bool, on_line: Callable[[str], None]) -> Outcome:
-        """Bring one stage up to date and wait for it.
+    @property
+    def slots(self) -> int:
+        """See `Executor`: the setting of that name."""
+        return settings().slots
+
+    def run(self, step: Step, on_line: Callable[[str], None]) -> Outcome:
+        """See `Executor`."""
+        options = ["--force"] if step.forced else []
+        with self._gpus.lent() if step.queue == "gpu" else nullcontext({}) as environment:
+            return self.repro(step.name, options, on_line, environment)
+
+    def repro(
+        self,
+        stage: str,
+        options: Sequence[str],
+        on_line: Callable[[str], None],
+        environment: Mapping[str, str],
+        may_run: bool = True,
+    ) -> Outcome:
+        """`dvc repro --single-item` of one stage.
 
         Args:
+            options: more of DVC's.
             on_line: called with every line the stage prints.
+            environment: what it sees beside ours.
+            may_run: False where its outputs must be there to be fetched: the stage is ended as it begins.
 
         Raises:
             StageFailed: the stage, or DVC, ended with an error.
+            InfrastructureError: it began to run and may not.
         """
         log = self._clone.log(stage)
         log.parent.mkdir(parents=True, exist_ok=True)
         last: deque[str] = deque(maxlen=KEPT_LINES)
         outcome = Outcome.RAN
-        process = self._start(stage, forced)
+        process = self._start(stage, options, environment)
         try:
             assert process.stdout is not None
             with log.open("w", encoding="utf-8") as file:
                 for line in process.stdout:
+                    if not may_run and _RUNS.match(line):
+                        raise InfrastructureError(
+                            f"{stage} was to be fetched, and DVC would make it here again"
+                        )
                     file.write(line)
                     file.flush()
                     last.append(line.rstrip())
@@ -105,20 +108,21 @@ class LocalExecutor:
         with self._guard:
             self._stopped = True
             running = list(self._running)
+        self._gpus.close()
         for process in running:
             _let_go(process)
 
-    def _start(self, stage: str, forced: bool) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
-        if forced:
-            command.append("--force")
+    def _start(
+        self, stage: str, options: Sequence[str], environment: Mapping[str, str]
+    ) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *options, stage]
         with self._guard:
             if self._stopped:
                 raise InterruptedError(f"{stage}: not started, the run was cancelled")
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", tether.__file__, *command],
                 cwd=self._clone.root,
-                env=self._environment(),
+                env={**self._environment(), **environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

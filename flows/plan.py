@@ -4,12 +4,13 @@ import difflib
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from flows.clone import Clone
 from tasks.errors import InfrastructureError, UserError
 
 Verdict = Literal["cached", "stale", "follows"]
+Queue = Literal["cpu", "gpu"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,12 @@ class Step:
 
     `stale`: its own inputs, command or outputs changed. `follows`: only something it depends on is stale;
     DVC decides when its turn comes. `cached`: nothing to do.
+
+    Attributes:
+        dependencies: the steps before it.
+        forced: run it even where nothing changed.
+        queue: what it needs, from its `meta` in dvc.yaml; cpu where that says nothing.
+        phase: the part of the pipeline it belongs to, from there as well; empty: none.
     """
 
     name: str
@@ -25,6 +32,8 @@ class Step:
     reason: str
     dependencies: tuple[str, ...]
     forced: bool = False
+    queue: Queue = "cpu"
+    phase: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,13 +48,14 @@ class Plan:
         return [step for step in self.steps if step.verdict != "cached"]
 
 
-def plan(clone: Clone, targets: Sequence[str] = (), force: Sequence[str] = ()) -> Plan:
+def plan(clone: Clone, targets: Sequence[str] = (), force: Sequence[str] = (), phase: str = "") -> Plan:
     """Ask DVC which stages are stale.
 
     Args:
         targets: stages to bring up to date, with all they depend on; a bare name such as `extract` means all
             of `extract@…`. Empty: the whole pipeline.
         force: stages to run even where nothing changed.
+        phase: instead of targets, all stages of this phase.
 
     Raises:
         UserError: an unknown stage, a dvc.yaml that DVC refuses, or tracked data that is not there.
@@ -58,11 +68,17 @@ def plan(clone: Clone, targets: Sequence[str] = (), force: Sequence[str] = ()) -
         config = {"core": {"site_cache_dir": str(clone.dvc_site), "analytics": False}}
         with Repo(str(clone.root), config=config, _wait_for_lock=True) as repo:
             graph = repo.index.graph
-            stages = {_name(stage): stage for stage in graph}
-            parents = {name: [_name(s) for s in graph.successors(stage)] for name, stage in stages.items()}
+            stages = {stage_name(stage): stage for stage in graph}
+            parents = {
+                name: [stage_name(s) for s in graph.successors(stage)] for name, stage in stages.items()
+            }
             told = repo.status()
             status = {name: told.get(stage.addressing, []) for name, stage in stages.items()}
             _refuse_missing_data(stages, status)
+            if phase and not (targets := [name for name, each in stages.items() if _phase(each) == phase]):
+                raise UserError(
+                    f"no stage has the phase {phase}", file="dvc.yaml", remedy="see its rows `meta:`"
+                )
             return _decide(stages, parents, status, targets, force)
     except sqlite3.Error as error:  # DVC keeps notes on files there, and loses nothing with them
         raise InfrastructureError(
@@ -99,11 +115,26 @@ def _decide(
         if stages[name].is_data_source and verdict == "cached":
             continue  # data that is as DVC knows it is not a stage to a reader of the plan
         dependencies = tuple(parent for parent in parents[name] if parent in steps)
-        steps[name] = Step(name, verdict, reason, dependencies, name in forced)
+        place = _queue(stages[name]), _phase(stages[name])
+        steps[name] = Step(name, verdict, reason, dependencies, name in forced, *place)
     return Plan(tuple(steps.values()))
 
 
-def _name(stage: Any) -> str:
+def _queue(stage: Any) -> Queue:
+    queue: Queue = (stage.meta or {}).get("queue", "cpu")
+    if queue not in get_args(Queue):
+        known = " or ".join(get_args(Queue))
+        raise UserError(
+            f"{stage_name(stage)}: meta.queue is {queue!r}", file="dvc.yaml", remedy=f"write {known}"
+        )
+    return queue
+
+
+def _phase(stage: Any) -> str:
+    return str((stage.meta or {}).get("phase", ""))
+
+
+def stage_name(stage: Any) -> str:
     """What `dvc repro` calls the stage at the root; DVC's own `addressing` depends on the current folder."""
     return str(getattr(stage, "name", None) or stage.path_in_repo)
 

@@ -26,6 +26,9 @@ class Settings(BaseSettings):
         "MLflow store. Safe to delete when nothing runs: `trainings`, `shards`, `probes` and `studies` in it. "
         "`mlflow.db` and `mlartifacts` hold all runs and the registry.",
     )
+    clone: Path = Field(
+        default=Path("."), description="The clone that a flow works in where its parameters name none."
+    )
     device: str = Field(default="auto", description="torch device for training; auto: cuda if there is one.")
     loader_workers: int = Field(default=0, ge=0, description="Processes that decode views for a training.")
     slots: PositiveInt = Field(

@@ -35,5 +35,5 @@ def test_importing_every_stage_loads_no_prefect():
 
 
 def test_planning_loads_no_prefect():
-    script = "import sys, flows.plan, flows.local, flows.clone\nassert 'prefect' not in sys.modules"
+    script = "import sys, flows.plan, flows.local, flows.clone, flows.remote, flows.lockfile\nassert 'prefect' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)

@@ -13,13 +13,21 @@ import pytest
 
 from flows import tether
 from flows.clone import Clone
-from flows.local import LocalExecutor, Outcome, StageFailed
+from flows.executor import Outcome, StageFailed
+from flows.gpus import Gpus, visible
+from flows.local import LocalExecutor
+from flows.plan import Queue, Step
+from tasks.errors import InfrastructureError
+
+
+def due(stage: str, forced: bool = False, queue: Queue = "cpu") -> Step:
+    return Step(stage, "stale", "changed", (), forced, queue)
 
 
 def run(project: Clone, stage: str, forced: bool = False) -> tuple[Outcome, list[str]]:
     lines: list[str] = []
     with project.only_run() as lock:
-        outcome = LocalExecutor(project, lock).run(stage, forced, lines.append)
+        outcome = LocalExecutor(project, lock).run(due(stage, forced), lines.append)
     return outcome, lines
 
 
@@ -73,7 +81,7 @@ def test_stopping_ends_the_stage_and_starts_no_other(project: Clone):
 
         def go() -> None:
             try:
-                executor.run("ingest", False, lambda _: spoken.set())
+                executor.run(due("ingest"), lambda _: spoken.set())
             except StageFailed as error:
                 caught.append(error)
 
@@ -86,7 +94,7 @@ def test_stopping_ends_the_stage_and_starts_no_other(project: Clone):
         assert not thread.is_alive()
         assert time.monotonic() - started < 10
         with pytest.raises(InterruptedError):
-            executor.run("aside", False, print)
+            executor.run(due("aside"), print)
     assert len(caught) == 1
     assert not (project.root / "index.txt").exists()
 
@@ -125,3 +133,90 @@ def test_the_tether_hands_on_the_exit_code(script: str, code: int):
         start_new_session=True,
     ) as asked:
         assert asked.wait(20) == code
+
+
+def test_what_was_to_be_fetched_is_not_made_here(project: Clone):
+    (project.root / "tiny.yaml").write_text("seconds: 60.0\nmodalities: {rgb: 1, flow: 1}\n")
+    with project.only_run() as lock, pytest.raises(InfrastructureError, match="ingest was to be fetched"):
+        LocalExecutor(project, lock).repro("ingest", [], print, {}, may_run=False)
+    assert not (project.root / "index.txt").exists()
+
+
+SHOWING = """\
+import os, pathlib, sys, time
+with open("seen.txt", "a") as file:
+    file.write(os.environ.get("CUDA_VISIBLE_DEVICES", "none") + "\\n")
+time.sleep(1.5)
+pathlib.Path(sys.argv[3]).write_text("done")
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [("3,5", ["3", "5", "3 or 5"]), ("GPU-ab, GPU-cd", ["GPU-ab", "GPU-cd", "GPU-ab or GPU-cd"]), ("7", ["7"] * 3)],
+)
+def test_stages_that_need_a_gpu_get_one_each_where_there_are_several(
+    project: Clone, monkeypatch: pytest.MonkeyPatch, given: str, seen: list[str]
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    monkeypatch.delenv("UNDERSTUDY_DEVICE", raising=False)
+    (project.root / "stage.py").write_text(SHOWING)
+    stages = ("ingest", "aside", "extract@rgb")
+    (project.root / "index.txt").write_text("words")
+    with project.only_run() as lock:
+        executor = LocalExecutor(project, lock)
+        threads = [
+            threading.Thread(target=executor.run, args=[due(stage, queue="gpu"), print]) for stage in stages
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    told = (project.root / "seen.txt").read_text().split()
+    assert len(told) == 3
+    for name, expected in zip([*sorted(told[:2]), told[2]], seen, strict=True):
+        assert name in expected.split(" or ")
+
+
+def test_a_stage_that_needs_no_gpu_sees_all_there_are(project: Clone, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    (project.root / "stage.py").write_text(SHOWING)
+    run(project, "ingest")
+    assert (project.root / "seen.txt").read_text() == "3,5\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "names"),
+    [
+        ("0,1", "auto", ["0", "1"]),
+        ("0,1", "cuda", ["0", "1"]),
+        ("0,-1,1", "auto", ["0"]),
+        ("", "auto", []),
+        ("0,1", "cpu", []),
+        ("0,1", "cuda:1", []),
+    ],
+)
+def test_gpus_are_counted_without_torch(monkeypatch: pytest.MonkeyPatch, given: str, device: str, names: list[str]):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    monkeypatch.setenv("UNDERSTUDY_DEVICE", device)
+    assert visible() == names
+
+
+def test_who_waits_for_a_gpu_is_let_go_when_the_run_is_cancelled():
+    gpus = Gpus(["0", "1"])
+    caught = []
+
+    def wait() -> None:
+        try:
+            with gpus.lent():
+                pass
+        except InterruptedError as error:
+            caught.append(error)
+
+    with gpus.lent() as first, gpus.lent() as second:
+        assert {first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]} == {"0", "1"}
+        thread = threading.Thread(target=wait)
+        thread.start()
+        gpus.close()
+        thread.join(10)
+    assert len(caught) == 1

@@ -65,7 +65,7 @@ def test_one_changed_param_reruns_that_stage_alone(project: Clone, runs: Runs):
 
 
 def test_a_failure_stops_its_followers_and_nobody_else(project: Clone, runs: Runs):
-    from flows.pipeline import PipelineFailed
+    from flows.coordinator import PipelineFailed
 
     (project.root / "source.txt").write_text("poison")
     with pytest.raises(PipelineFailed) as failed:
@@ -81,7 +81,7 @@ def test_a_failure_stops_its_followers_and_nobody_else(project: Clone, runs: Run
 
 
 def test_an_infrastructure_failure_is_tried_again(project: Clone, monkeypatch: pytest.MonkeyPatch):
-    from flows import pipeline as module
+    from flows import coordinator as module
 
     monkeypatch.setattr(module.stage, "retry_delay_seconds", [0, 0])
     flaky = "import os, sys\nif os.path.exists('tried'): open(sys.argv[3], 'w').close(); sys.exit(0)\n"

@@ -1,0 +1,101 @@
+"""The DVC remote that machines share: what a stage takes from it, and what it hands back through it."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flows.clone import Clone
+from flows.plan import stage_name
+from tasks.errors import InfrastructureError, UserError
+
+SAMPLE = "sample"
+"""The remote that ships in the repository: it holds the sample alone, and every clone has its own."""
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Before each new attempt of a transfer. A store that is away for half a minute must not cost a training."""
+
+
+def require(clone: Clone) -> None:
+    """Refuse a clone whose default remote is none that other machines see.
+
+    Raises:
+        UserError: it has none, or the shipped one.
+    """
+    with _opened(clone) as repo:
+        name = repo.config["core"].get("remote")
+    if name in (None, SAMPLE):
+        raise UserError(
+            "no DVC remote that machines share is the default",
+            file=clone.root / ".dvc" / "config",
+            remedy="dvc remote add -d storage s3://bucket/prefix, and commit .dvc/config",
+        )
+
+
+def push(clone: Clone, stages: Sequence[str], run_cache: bool) -> None:
+    """Send the outputs of stages, or of files such as data.dvc, that the remote does not have yet.
+
+    Args:
+        run_cache: send as well what each stage made of which inputs.
+
+    Raises:
+        InfrastructureError: the remote failed, again and again.
+    """
+    if not stages:  # to DVC, none means all
+        return
+    with _opened(clone) as repo:
+        _persistently("push", lambda: repo.push(targets=list(stages), run_cache=run_cache))
+
+
+def take_inputs(clone: Clone, stage: str) -> None:
+    """Have the clone hold exactly what the stages before `stage` made, by dvc.lock, and nothing older beside it.
+
+    `dvc repro --pull` alone would fetch what is missing and take what is there as it is, be it of another commit.
+
+    Raises:
+        InfrastructureError: the remote failed, again and again, or does not have it.
+    """
+    with _opened(clone) as repo:
+        graph = repo.index.graph
+        asked = next(each for each in graph if stage_name(each) == stage)
+        outs = [Path(out.fs_path) for each in graph for out in each.outs]
+        for dep in asked.deps:
+            _keep_only(Path(dep.fs_path), outs)
+        if before := [stage_name(each) for each in graph.successors(asked)]:
+            _persistently("pull", lambda: repo.pull(targets=before, force=True))
+
+
+def _keep_only(folder: Path, outs: Sequence[Path]) -> None:
+    """Empty a folder that holds outputs of several stages of all that is none: outputs of another commit."""
+    if not folder.is_dir() or not any(folder in out.parents for out in outs):
+        return
+    for path in folder.iterdir():
+        if path in outs:
+            continue
+        if any(path in out.parents for out in outs):
+            _keep_only(path, outs)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _persistently(what: str, transfer: Callable[[], object]) -> None:
+    for pause_s in (*PAUSES_S, None):
+        try:
+            transfer()
+            return
+        except Exception as error:  # each kind of remote has its own
+            if pause_s is None:
+                raise InfrastructureError(f"dvc {what} failed {len(PAUSES_S) + 1} times: {error}") from error
+            time.sleep(pause_s)
+
+
+@contextmanager
+def _opened(clone: Clone) -> Iterator[Any]:
+    from dvc.repo import Repo
+
+    config = {"core": {"site_cache_dir": str(clone.dvc_site), "analytics": False}}
+    with Repo(str(clone.root), config=config, _wait_for_lock=True) as repo:
+        yield repo
