@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import Flow, State, get_run_logger, task
+from prefect import Flow, State, get_run_logger, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run as this_run
 from prefect.states import Completed
 
 from flows.artifacts import ProgressArtifact, publish
@@ -226,7 +227,8 @@ class _Phase(_Part):
     def _open(self) -> None:
         _shown.set(self)
         try:
-            self._subflow(self._wishes.root, self._wishes.force, self._wishes.executor)
+            with tags(*this_run.tags):  # a subflow run does not inherit them
+                self._subflow(self._wishes.root, self._wishes.force, self._wishes.executor)
         except PipelineFailed:  # the run that asks knows
             pass
         except BaseException as error:  # else it would wait for stages that nobody starts

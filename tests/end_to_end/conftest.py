@@ -175,7 +175,7 @@ def small_clone(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     root.mkdir()
     for name in ("flows", "tasks", "models", "mlflow"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", ".gitignore", "requirements.lock", "pyproject.toml"):
+    for name in ("dvc.yaml", ".gitignore", ".dvcignore", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
     params = _tiny(yaml.safe_load((ROOT / "params.yaml").read_text()))
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))

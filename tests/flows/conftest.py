@@ -32,6 +32,7 @@ vars: ['tiny.yaml:seconds']
 stages:
   ingest:
     cmd: python stage.py ingest source.txt index.txt ${seconds}
+    meta: {queue: cpu, phase: extract}
     deps: [source.txt]
     params: [{tiny.yaml: [seconds]}]
     outs: [index.txt]
@@ -39,11 +40,13 @@ stages:
     foreach: [rgb, flow]
     do:
       cmd: python stage.py ${item} index.txt ${item}.txt ${seconds}
+      meta: {queue: gpu, phase: extract}
       deps: [index.txt]
       params: [{tiny.yaml: ["modalities.${item}"]}]
       outs: ["${item}.txt"]
   evaluate:
     cmd: cat rgb.txt flow.txt > report.txt
+    meta: {queue: gpu, phase: evaluate_calibration}
     deps: [rgb.txt, flow.txt]
     outs: [report.txt]
   aside:
@@ -69,7 +72,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture
 def project(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Clone:
-    """ingest → extract@rgb, extract@flow → evaluate, and `aside`, which hangs on nothing."""
+    """ingest → extract@rgb, extract@flow → evaluate, and `aside`, which hangs on nothing and is of no phase."""
     root = tmp_path / "clone"
     root.mkdir()
     for name in ("PATH", "PYTHONPATH", "DVC_NO_ANALYTICS", "UNDERSTUDY_SLOTS"):

@@ -153,7 +153,11 @@ pathlib.Path(sys.argv[3]).write_text("done")
 
 @pytest.mark.parametrize(
     ("given", "seen"),
-    [("3,5", ["3", "5", "3 or 5"]), ("GPU-ab, GPU-cd", ["GPU-ab", "GPU-cd", "GPU-ab or GPU-cd"]), ("7", ["7"] * 3)],
+    [
+        ("3,5", ["3", "5", "3 or 5"]),
+        ("GPU-ab, GPU-cd", ["GPU-ab", "GPU-cd", "GPU-ab or GPU-cd"]),
+        ("7", ["7"] * 3),
+    ],
 )
 def test_stages_that_need_a_gpu_get_one_each_where_there_are_several(
     project: Clone, monkeypatch: pytest.MonkeyPatch, given: str, seen: list[str]
@@ -161,8 +165,9 @@ def test_stages_that_need_a_gpu_get_one_each_where_there_are_several(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     monkeypatch.delenv("UNDERSTUDY_DEVICE", raising=False)
     (project.root / "stage.py").write_text(SHOWING)
-    stages = ("ingest", "aside", "extract@rgb")
-    (project.root / "index.txt").write_text("words")
+    alike = "{cmd: 'python stage.py x source.txt ${item}.txt', deps: [source.txt], outs: ['${item}.txt']}"
+    (project.root / "dvc.yaml").write_text(f"stages: {{alike: {{foreach: [a, b, c], do: {alike}}}}}\n")
+    stages = ("alike@a", "alike@b", "alike@c")
     with project.only_run() as lock:
         executor = LocalExecutor(project, lock)
         threads = [
@@ -196,7 +201,9 @@ def test_a_stage_that_needs_no_gpu_sees_all_there_are(project: Clone, monkeypatc
         ("0,1", "cuda:1", []),
     ],
 )
-def test_gpus_are_counted_without_torch(monkeypatch: pytest.MonkeyPatch, given: str, device: str, names: list[str]):
+def test_gpus_are_counted_without_torch(
+    monkeypatch: pytest.MonkeyPatch, given: str, device: str, names: list[str]
+):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     monkeypatch.setenv("UNDERSTUDY_DEVICE", device)
     assert visible() == names

@@ -63,7 +63,9 @@ def test_targets_bring_what_they_depend_on_and_nothing_else(project: Clone):
 def test_a_forced_stage_is_due_though_nothing_changed(project: Clone):
     repro(project)
     steps = {step.name: step for step in plan(project, force=["extract@rgb"]).steps}
-    assert steps["extract@rgb"] == Step("extract@rgb", "stale", "forced", ("ingest",), forced=True)
+    assert steps["extract@rgb"] == Step(
+        "extract@rgb", "stale", "forced", ("ingest",), forced=True, queue="gpu", phase="extract"
+    )
     assert steps["evaluate"].verdict == "follows"
     assert steps["extract@flow"].verdict == "cached"
 
@@ -103,4 +105,27 @@ def test_tracked_data_is_a_step_only_where_it_changed_and_refused_where_it_is_mi
     assert list(told).index("source.txt.dvc") < list(told).index("ingest")
     (project.root / "source.txt").unlink()
     with pytest.raises(UserError, match=r"dvc pull source\.txt\.dvc"):
+        plan(project)
+
+
+def test_queue_and_phase_are_those_of_the_stages_meta(project: Clone):
+    places = {step.name: (step.queue, step.phase) for step in plan(project).steps}
+    assert places["ingest"] == ("cpu", "extract")
+    assert places["extract@flow"] == ("gpu", "extract")
+    assert places["aside"] == ("cpu", "")
+
+
+def test_a_phase_is_its_stages_and_what_they_depend_on(project: Clone):
+    assert list(plan(project, phase="extract").steps) == [
+        step for step in plan(project).steps if step.phase == "extract"
+    ]
+    assert len(plan(project, phase="evaluate_calibration").steps) == 4
+    with pytest.raises(UserError, match="no stage has the phase distill"):
+        plan(project, phase="distill")
+
+
+def test_a_queue_that_does_not_exist_is_refused(project: Clone):
+    text = (project.root / "dvc.yaml").read_text()
+    (project.root / "dvc.yaml").write_text(text.replace("queue: cpu", "queue: tpu"))
+    with pytest.raises(UserError, match=r"ingest: meta.queue is 'tpu'"):
         plan(project)

@@ -1,0 +1,165 @@
+"""The pipeline on three workers in three clones, with real servers of Prefect and MLflow and an S3 store."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from benchmarks.team import Team, team
+
+pytestmark = pytest.mark.slow
+WORKERS = {"gpu-1": "gpu", "gpu-2": "gpu", "cpu-1": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def crew(small_clone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    """The small clone, and two gpu workers and one cpu worker."""
+    with team(small_clone.root, tmp_path_factory.mktemp("workers") / "team", WORKERS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def finished(crew: Team) -> "subprocess.CompletedProcess[str]":
+    """What the first run printed."""
+    done = crew.understudy("run", "--executor", "workers")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def stage_runs(crew: Team) -> list[dict[str, Any]]:
+    """Of every run of the flow `stage`: its name, its state, when it began and ended, and the worker's clone."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName, LogFilter, LogFilterFlowRunId
+    from prefect.settings import temporary_settings
+
+    found = []
+    with temporary_settings(crew.settings), get_client(sync_client=True) as client:  # type: ignore[arg-type]
+        for run in client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["stage"]))):
+            logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
+            told = [re.search(r" in (\S+) at [0-9a-f]{40}", log.message) for log in logs]
+            clone = next((Path(match[1]).name for match in told if match), "")
+            found.append(
+                {
+                    "id": run.id, "name": run.name, "state": run.state.name, "message": run.state.message,
+                    "began": run.start_time, "ended": run.end_time, "clone": clone,
+                }
+            )  # fmt: skip
+    return found
+
+
+def outcomes(stdout: str) -> dict[str, str]:
+    found = re.findall(r"^\d+:\d+ ([\w@]+): (ran|restored|cached|failed|not started)", stdout, re.MULTILINE)
+    return dict(found)
+
+
+def test_every_stage_ran_on_a_worker_of_its_queue(crew: Team, finished):
+    runs = {run["name"]: run for run in stage_runs(crew)}
+    assert outcomes(finished.stdout) == dict.fromkeys(runs, "ran")
+    assert {run["state"] for run in runs.values()} == {"Completed"}
+    declared = yaml.safe_load((crew.coordinator / "dvc.yaml").read_text())["stages"]
+    for name, run in runs.items():
+        stage = declared[name.partition("@")[0]]
+        queue = stage.get("do", stage)["meta"]["queue"]
+        assert WORKERS[run["clone"]] == queue, run
+
+
+def test_teachers_trained_on_different_workers_at_the_same_time(crew: Team, finished):
+    runs = {run["name"]: run for run in stage_runs(crew)}
+    first, second = runs["train_teacher@detections"], runs["train_teacher@audio"]
+    assert {first["clone"], second["clone"]} == {"gpu-1", "gpu-2"}
+    assert max(first["began"], second["began"]) < min(first["ended"], second["ended"])
+
+
+def test_the_coordinators_clone_has_every_output_and_dvc_agrees(crew: Team, finished):
+    def dvc(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=crew.coordinator, env=crew.environment, check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+
+    assert "up to date" in dvc("status")
+    rows = json.loads((crew.coordinator / "reports" / "comparison.json").read_text())["rows"]
+    assert {"detections", "audio", "both", "baseline", "student", "routed"} <= {row["name"] for row in rows}
+    locked = yaml.safe_load((crew.coordinator / "dvc.lock").read_text())["stages"]
+    for entry in locked.values():
+        for out in entry["outs"]:
+            assert (crew.coordinator / out["path"]).exists()
+    assert not (crew.coordinator / ".understudy" / "trainings").exists(), "a training ran in the coordinator"
+    assert "understudy-student version 1" in finished.stdout
+
+
+def test_the_second_run_finds_everything_cached(crew: Team, finished):
+    before = len(stage_runs(crew))
+    done = crew.understudy("run", "--executor", "workers")
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"All \d+ stages are cached", done.stdout)
+    assert len(stage_runs(crew)) == before
+
+
+def commit(crew: Team, message: str) -> None:
+    for command in ("git add params.yaml", f"git commit -q -m {message}", "git push -q origin HEAD"):
+        subprocess.run(command.split(), cwd=crew.coordinator, env=crew.environment, check=True)
+
+
+def set_epochs(crew: Team, teacher: str, epochs: int) -> None:
+    file = crew.coordinator / "params.yaml"
+    params = yaml.safe_load(file.read_text())
+    params["teachers"][teacher]["training"]["epochs"] = epochs
+    file.write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def test_a_cancelled_run_frees_the_worker_and_the_next_one_goes_on(crew: Team, finished):
+    set_epochs(crew, "audio", 5000)
+    refused = crew.understudy("run", "--executor", "workers")
+    assert refused.returncode == 2
+    assert "params.yaml" in refused.stderr
+    commit(crew, "epochs")
+    cancelled = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", "--executor", "workers"],
+        cwd=crew.coordinator, env=crew.environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    trainings = [crew.workers[name] / ".understudy" / "trainings" for name in ("gpu-1", "gpu-2")]
+    known = {file for folder in trainings for file in folder.glob("*")}
+    wait_for(lambda: {file for folder in trainings for file in folder.glob("*.pt")} - known, 180)
+    cancelled.send_signal(signal.SIGINT)
+    told = time.monotonic()
+    wait_for(lambda: not training_processes(), 60)
+    print(f"the worker's training was gone {time.monotonic() - told:.1f} s after Ctrl-C")
+    assert cancelled.wait(90) == 130
+    states = {run["name"]: run["state"] for run in sorted(stage_runs(crew), key=began)}
+    assert states["train_teacher@audio"] == "Cancelled"
+
+    set_epochs(crew, "audio", 3)
+    commit(crew, "fewer")
+    done = crew.understudy("run", "--executor", "workers", "train_teacher@audio")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert outcomes(done.stdout) == {"train_teacher@audio": "ran"}
+
+
+def began(run: dict[str, Any]) -> datetime:
+    return run["began"]
+
+
+def training_processes() -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        if "train_teacher" in (process.info["cmdline"] or ()) and "team" in (process.info["cwd"] or ""):
+            found.append(process)
+    return found
+
+
+def wait_for(condition, seconds: float) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.2)
