@@ -1,12 +1,10 @@
-"""What do more workers buy? The same pipeline on one gpu worker and on two, each time from nothing.
+"""What does a second GPU worker buy? The same pipeline on two and on one, each time from nothing.
 
-Run in a clone whose data/raw is there and whose changes are committed: `python -m benchmarks.workers`. Everything runs on
-this machine (`benchmarks.team`), so workers share its cores: the figure is of how stages overlap, not of more hardware.
-The last column is what a run on this machine without workers takes, all stages one after the other.
+Run in a clone whose data/raw is there and whose changes are committed: `python -m benchmarks.workers`. Everything runs
+on this machine (`benchmarks.team`), so workers share its cores.
 """
 
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,37 +23,22 @@ def main() -> None:
     for count in (2, 1):
         workers = {f"gpu-{number + 1}": "gpu" for number in range(count)} | {"cpu-1": "cpu"}
         with TemporaryDirectory(prefix="workers") as folder, team(project, Path(folder), workers) as running:
-            taken[f"{count} gpu, 1 cpu"] = _timed(running, "workers")
-            if count == 1:
-                _forget(running)
-                taken["local, 1 slot"] = _timed(running, "local")
+            taken[f"{count} gpu, 1 cpu"] = _timed(running)
     shown = Table("stage", *taken)
-    for stage in taken["local, 1 slot"][1]:
+    for stage in taken["1 gpu, 1 cpu"][1]:
         shown.add_row(stage, *(stages.get(stage, "") for _, stages in taken.values()))
     shown.add_row("whole run, s", *(f"{seconds:.0f}" for seconds, _ in taken.values()))
     Console().print(shown)
 
 
-def _timed(running: Team, executor: str) -> tuple[float, dict[str, str]]:
+def _timed(running: Team) -> tuple[float, dict[str, str]]:
     """Seconds of the whole run, and stage → its own."""
-    running.environment["UNDERSTUDY_SLOTS"] = "1"
     began = time.monotonic()
-    done = running.understudy("run", "--executor", executor, timeout_s=4 * 3600)
+    done = running.understudy("run", "--executor", "workers", timeout_s=4 * 3600)
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
     found = re.findall(r"^[\d:]+ ([\w@]+): ran \((\d+) s\)", done.stdout, re.MULTILINE)
     return time.monotonic() - began, dict(found)
-
-
-def _forget(running: Team) -> None:
-    """Have the coordinator's clone be as it was before its first run."""
-    lock = running.coordinator / "dvc.lock"
-    lock.unlink()
-    subprocess.run(
-        ["git", "clean", "-fdqX", "-e", "!/data/raw", "-e", "!/.dvc"], cwd=running.coordinator, check=True
-    )
-    cache = running.coordinator / ".dvc" / "cache" / "runs"
-    subprocess.run(["rm", "-rf", cache], check=True)
 
 
 if __name__ == "__main__":

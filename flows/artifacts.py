@@ -1,9 +1,11 @@
 """What a run shows in Prefect's UI beside its states: how far a training is, the comparison, the model card, MLflow."""
 
+import logging
 import os
 import re
 import time
 from collections.abc import Collection
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
@@ -13,11 +15,12 @@ from prefect.artifacts import (
     create_progress_artifact,
     update_progress_artifact,
 )
-from prefect.logging.loggers import LoggingAdapter
 
 from flows.clone import Clone
 from tasks.layout import Workspace
 
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+"""What Prefect's `get_run_logger` gives."""
 UPDATE_S = 3.0
 """Seconds between two updates of a progress artifact, at least."""
 _PROGRESS = re.compile(r"^.+ (?P<done>\d+)/(?P<total>\d+) \w+, .*\d+ s left$")
@@ -30,7 +33,7 @@ class ProgressArtifact:
     Where a stage trains several networks, it begins anew with each. An API that fails takes no stage with it.
     """
 
-    def __init__(self, stage: str, logger: LoggingAdapter):
+    def __init__(self, stage: str, logger: Logger):
         self._stage, self._logger = stage, logger
         self._id: UUID | None = None
         self._told = float("-inf")
@@ -61,7 +64,7 @@ def key(stage: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", stage.lower()).strip("-")
 
 
-def publish(clone: Clone, done: Collection[str], logger: LoggingAdapter) -> None:
+def publish(clone: Clone, done: Collection[str], logger: Logger) -> None:
     """Show what the stages that are up to date have to show, in the run that asks.
 
     Args:

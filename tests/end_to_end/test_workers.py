@@ -98,6 +98,18 @@ def test_the_coordinators_clone_has_every_output_and_dvc_agrees(crew: Team, fini
     assert "understudy-student version 1" in finished.stdout
 
 
+def test_prefect_shows_progress_comparison_model_card_and_the_way_to_mlflow(crew: Team, finished):
+    from prefect.client.orchestration import get_client
+    from prefect.settings import temporary_settings
+
+    with temporary_settings(crew.settings), get_client(sync_client=True) as client:  # type: ignore[arg-type]
+        found = {artifact.key: artifact for artifact in client.read_artifacts(limit=200)}
+    assert found["train-teacher-audio"].type == "progress"
+    assert "baseline" in found["comparison"].data
+    assert found["model-card"].data == (crew.coordinator / "artifacts/release/model_card.md").read_text()
+    assert f"({crew.environment['MLFLOW_TRACKING_URI']}/#/experiments/" in found["mlflow"].data
+
+
 def test_the_second_run_finds_everything_cached(crew: Team, finished):
     before = len(stage_runs(crew))
     done = crew.understudy("run", "--executor", "workers")

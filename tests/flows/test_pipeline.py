@@ -89,7 +89,8 @@ def test_an_infrastructure_failure_is_tried_again(project: Clone, monkeypatch: p
     assert run(project, targets=["aside"]) == {"aside": "ran"}
 
 
-def test_prefect_keeps_names_reasons_logs_and_the_comparison(project: Clone):
+def artifacts(key: str, flow_run: Any = None) -> list[Any]:
+    """Those of a key, of one flow run or of all."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         ArtifactFilter,
@@ -98,6 +99,14 @@ def test_prefect_keeps_names_reasons_logs_and_the_comparison(project: Clone):
         FlowRunFilterId,
     )
 
+    with get_client(sync_client=True) as client:
+        return client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])),
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run])) if flow_run else None,
+        )
+
+
+def test_prefect_shows_the_comparison_and_the_model_card_in_the_run_that_was_asked_for(project: Clone):
     (project.root / "reports").mkdir()
     figures = {"top1": 0.5, "top1_ci95": [0.25, 0.75], "ece": 0.1, "ece_scaled": 0.05, "nll": 1.0}
     row = {
@@ -117,15 +126,39 @@ def test_prefect_keeps_names_reasons_logs_and_the_comparison(project: Clone):
     (project.root / "reports" / "comparison.json").write_text(json.dumps(comparison))
     from flows.pipeline import pipeline
 
-    state = pipeline(str(project.root), return_state=True)
-    with get_client(sync_client=True) as client:
-        only = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
-        names = {task.name for task in client.read_task_runs(flow_run_filter=only)}
-        found = client.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["comparison"])), flow_run_filter=only
-        )
-    assert names == {"ingest", "extract@rgb", "extract@flow", "evaluate", "aside"}
+    state = pipeline(project.root, return_state=True)
+    found = artifacts("comparison", state.state_details.flow_run_id)
     assert (
         "| student | student | rgb | action | 50.0 | 25.0 to 75.0 | 0.100 | 0.050 | 1.00 | 1.50 | 0.25 |"
         in found[0].data
     )
+
+
+def test_prefect_shows_how_far_a_training_is(project: Clone, monkeypatch: pytest.MonkeyPatch):
+    from flows import artifacts as module
+
+    monkeypatch.setattr(module, "UPDATE_S", 0.0)
+    lines = [f"teacher flow seed 0 {n}/4 epochs, loss 1.5, val top1 0.250, {4 - n} s left" for n in (0, 1, 3)]
+    (project.root / "stage.py").write_text(
+        f"import sys\nprint({chr(10).join(['starts', *lines])!r})\nopen(sys.argv[3], 'w').close()\n"
+    )
+    assert run(project, targets=["aside"]) == {"aside": "ran"}
+    (shown,) = artifacts("aside")
+    assert shown.type == "progress"
+    assert float(shown.data) == 75
+    assert shown.description == lines[-1]
+
+
+def test_a_prefect_that_cannot_show_progress_takes_no_training_with_it(
+    project: Clone, monkeypatch: pytest.MonkeyPatch
+):
+    from flows import artifacts as module
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no server")
+
+    monkeypatch.setattr(module, "create_progress_artifact", refuse)
+    (project.root / "stage.py").write_text(
+        "import sys\nprint('aside 1/4 epochs, loss 1, 3 s left')\nopen(sys.argv[3], 'w').close()\n"
+    )
+    assert run(project, targets=["aside"]) == {"aside": "ran"}
