@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from flows import tether
@@ -54,7 +54,9 @@ class LocalExecutor:
     def run(self, step: Step, on_line: Callable[[str], None]) -> Outcome:
         """See `Executor`."""
         options = ["--force"] if step.forced else []
-        with self._gpus.lent() if step.queue == "gpu" else nullcontext({}) as environment:
+        if step.queue != "gpu":
+            return self.repro(step.name, options, on_line, {})
+        with self._gpus.lent() as environment:
             return self.repro(step.name, options, on_line, environment)
 
     def repro(

@@ -45,7 +45,7 @@ def push(clone: Clone, stages: Sequence[str], run_cache: bool) -> None:
     if not stages:  # to DVC, none means all
         return
     with _opened(clone) as repo:
-        _persistently("push", lambda: repo.push(targets=list(stages), run_cache=run_cache))
+        _persistently("push", lambda: repo.push(targets=_targets(clone, stages), run_cache=run_cache))
 
 
 def take_inputs(clone: Clone, stage: str) -> None:
@@ -63,7 +63,7 @@ def take_inputs(clone: Clone, stage: str) -> None:
         for dep in asked.deps:
             _keep_only(Path(dep.fs_path), outs)
         if before := [stage_name(each) for each in graph.successors(asked)]:
-            _persistently("pull", lambda: repo.pull(targets=before, force=True))
+            _persistently("pull", lambda: repo.pull(targets=_targets(clone, before), force=True))
 
 
 def _keep_only(folder: Path, outs: Sequence[Path]) -> None:
@@ -79,6 +79,14 @@ def _keep_only(folder: Path, outs: Sequence[Path]) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def _targets(clone: Clone, names: Sequence[str]) -> list[str]:
+    """Stages and .dvc files as DVC finds them from whatever folder is the current one."""
+    return [
+        str(clone.root / name) if name.endswith(".dvc") else f"{clone.root / 'dvc.yaml'}:{name}"
+        for name in names
+    ]
 
 
 def _persistently(what: str, transfer: Callable[[], object]) -> None:

@@ -95,7 +95,7 @@ class WorkersExecutor:
             if not state.is_completed():
                 raise StageFailed(step.name, *stage.told(state), place)
             self._collect(step, ended.id, on_line)
-            return Outcome(state.message)
+            return Outcome(state.message or "")
         except (InfrastructureError, httpx.TransportError) as error:
             raise StageFailed(step.name, InfrastructureError.exit_code, str(error), place) from error
 
@@ -104,7 +104,7 @@ class WorkersExecutor:
         self._stopped.set()
         self._local.stop()
 
-    def _ask(self, step: Step) -> FlowRun:
+    def _ask(self, step: Step) -> Any:
         """Start the stage's run, or find the one that was started before we were killed and started again."""
         with self._lockfile:
             locked = lockfile.entries(self._clone)
@@ -118,7 +118,7 @@ class WorkersExecutor:
         for attempt in itertools.count():
             if self._stopped.is_set():
                 raise InterruptedError(f"{step.name}: not started, the run was cancelled")
-            run = run_deployment(
+            run: Any = run_deployment(  # a coroutine only where it is awaited
                 STAGE_DEPLOYMENT,
                 parameters=parameters,
                 flow_run_name=step.name,
@@ -128,7 +128,7 @@ class WorkersExecutor:
                 work_queue_name=step.queue,
                 as_subflow=True,
             )
-            if run.state is None or not run.state.is_final() or run.state.is_completed():
+            if not run.state.is_final() or run.state.is_completed():
                 return run
         raise AssertionError("there is always one more attempt")
 
