@@ -4,6 +4,7 @@ What `tests/end_to_end/test_workers.py` tests and `benchmarks/workers.py` measur
 moto keeps the store's objects in memory. Nothing of it outlives the `with` it is made in.
 """
 
+import logging
 import os
 import secrets
 import shutil
@@ -24,7 +25,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-STARTUP_S = 120.0
+STARTUP_S = 300.0
 POOL = "understudy"
 BUCKET = "team"
 
@@ -119,6 +120,7 @@ def _in(clone: Path, environment: Mapping[str, str]) -> dict[str, str]:
 
 def _store(running: ExitStack) -> str:
     """The address of an S3 store with one bucket."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request, thousands of them
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     running.callback(server.stop)
@@ -138,6 +140,8 @@ def _store(running: ExitStack) -> str:
 def _prefect(running: ExitStack, folder: Path, environment: Mapping[str, str], auth: str) -> str:
     """The API address of a server that asks for a password."""
     port = _free_port()
+    for name in ("server", "client"):
+        (folder / "prefect" / name).mkdir(parents=True)
     own = {
         "PREFECT_HOME": str(folder / "prefect" / "server"),
         "PREFECT_SERVER_API_AUTH_STRING": auth,
@@ -201,7 +205,9 @@ def _worker(running: ExitStack, folder: Path, name: str, queue: str, environment
     """Start a worker in a clone of its own; the clone."""
     clone = folder / name
     subprocess.run(["git", "clone", "--quiet", folder / "origin.git", clone], env=environment, check=True)
-    own = {**_in(clone, environment), "PREFECT_HOME": str(folder / "prefect" / name)}
+    home = folder / "prefect" / name
+    home.mkdir()
+    own = {**_in(clone, environment), "PREFECT_HOME": str(home)}
     command = ["prefect", "worker", "start", "--pool", POOL, "--work-queue", queue, "--limit", "1"]
     _start(running, [*command, "--name", name], own, clone, folder / f"{name}.log")
     return clone

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,19 +33,32 @@ def require(clone: Clone) -> None:
         )
 
 
-def push(clone: Clone, stages: Sequence[str], run_cache: bool) -> None:
-    """Send the outputs of stages, or of files such as data.dvc, that the remote does not have yet.
-
-    Args:
-        run_cache: send as well what each stage made of which inputs.
+def push_inputs(clone: Clone, due: Collection[str]) -> None:
+    """Send what the stages `due` take of others that are up to date, and of tracked data, where the remote lacks it.
 
     Raises:
         InfrastructureError: the remote failed, again and again.
     """
-    if not stages:  # to DVC, none means all
-        return
     with _opened(clone) as repo:
-        _persistently("push", lambda: repo.push(targets=_targets(clone, stages), run_cache=run_cache))
+        graph = repo.index.graph
+        before = {
+            stage_name(each)
+            for stage in graph
+            if stage_name(stage) in due
+            for each in graph.successors(stage)
+        }
+        if needed := sorted(before - set(due)):  # to DVC, none means all
+            _persistently("push", lambda: repo.push(targets=_targets(clone, needed)))
+
+
+def push_made(clone: Clone, stage: str) -> None:
+    """Send a stage's outputs, and the run-cache: what was made of which inputs.
+
+    Raises:
+        InfrastructureError: the remote failed, again and again.
+    """
+    with _opened(clone) as repo:
+        _persistently("push", lambda: repo.push(targets=_targets(clone, [stage]), run_cache=True))
 
 
 def take_inputs(clone: Clone, stage: str) -> None:

@@ -59,7 +59,7 @@ def stage(
             # With --pull, DVC also looks among what other machines made of the same inputs.
             options = ["--force"] if force else ["--pull"]
             outcome = executor.repro(stage, options, logger.info, {})
-            remote.push(clone, [stage], run_cache=True)
+            remote.push_made(clone, stage)
             made = lockfile.entries(clone)[stage]
     except StageFailed as error:
         return Failed(message=f"exit code {error.exit_code}: {error.reason}")

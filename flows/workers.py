@@ -43,7 +43,7 @@ STAGE_DEPLOYMENT = "stage/on-worker"
 STARTS = 3
 """So often is a stage's run started at most; the automation that starts crashed ones again counts, too."""
 POLL_S = 2.0
-RESTART_S = 60.0
+RESTART_S = 120.0
 """So long may a crashed run take to be started again by an automation, before it is given up."""
 PATIENCE_S = 600.0
 """So long may Prefect's server be away while a stage runs."""
@@ -74,9 +74,7 @@ class WorkersExecutor:
         self._commit = _commit(clone, todo)
         remote.require(clone)
         _require_deployment()
-        cached = {step.name for step in todo.steps if step.verdict == "cached"}
-        needed = {name for step in todo.due for name in step.dependencies if name in cached}
-        remote.push(clone, sorted(needed), run_cache=False)
+        remote.push_inputs(clone, {step.name for step in todo.due})
 
     @property
     def slots(self) -> int:

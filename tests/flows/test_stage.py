@@ -175,9 +175,9 @@ def test_a_store_that_fails_is_tried_again_and_then_said(asking: Clone, monkeypa
     storage = asking.root.parent / "remote"
     storage.write_text("no folder")
     with pytest.raises(InfrastructureError, match="dvc push failed 3 times"):
-        remote.push(asking, ["ingest"], run_cache=False)
+        remote.push_inputs(asking, {"extract@rgb"})
     storage.unlink()
-    remote.push(asking, ["ingest"], run_cache=False)
+    remote.push_inputs(asking, {"extract@rgb"})
     assert list(storage.rglob("*"))
 
 
