@@ -101,6 +101,7 @@ def _environment(folder: Path, auth: str) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "OMP_NUM_THREADS": "1",
         "PREFECT_API_AUTH_STRING": auth,
         "PREFECT_HOME": str(folder / "prefect" / "client"),
