@@ -222,6 +222,9 @@ class _Phase(_Part):
         }
         if failures := [result for result in results.values() if isinstance(result, StageFailed)]:
             raise PipelineFailed(failures, [])
+        for result in results.values():
+            if isinstance(result, BaseException):  # cancelled, or a defect of ours
+                raise result
         return {name: str(result) for name, result in results.items()}
 
     def _open(self) -> None:
@@ -268,6 +271,8 @@ class _Run:
             self._close(self._open)
             for part in self._parts.values():
                 part.join()
+        while not self._finished.empty():
+            self._note(self._finished.get())  # a subflow run that could not be ended
         for name in self._waiting:
             if self._board:
                 self._board.ended(name, "not started")
