@@ -54,7 +54,9 @@ class ProgressArtifact:
 
     def _show(self, percent: float, text: str) -> None:
         if self._id is None:
-            self._id = create_progress_artifact(percent, key=key(self._stage), description=text)
+            made = create_progress_artifact(percent, key=key(self._stage), description=text)
+            assert isinstance(made, UUID)  # it is a coroutine to those who await it
+            self._id = made
         else:
             update_progress_artifact(self._id, percent, description=text)
 
