@@ -54,7 +54,8 @@ class ProgressArtifact:
 
     def _show(self, percent: float, text: str) -> None:
         if self._id is None:
-            self._id = create_progress_artifact(percent, key=key(self._stage), description=text)
+            made: Any = create_progress_artifact(percent, key=key(self._stage), description=text)
+            self._id = made  # a coroutine only where it is awaited
         else:
             update_progress_artifact(self._id, percent, description=text)
 

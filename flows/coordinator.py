@@ -146,7 +146,7 @@ class _Part:
 
     def __init__(self, executor: Executor, finished: "queue.SimpleQueue[str | BaseException]"):
         self._executor, self._finished = executor, finished
-        self.futures: dict[str, PrefectFuture[Outcome]] = {}
+        self.futures: dict[str, PrefectFuture[Any]] = {}
 
     def show_cached(self, step: Step) -> None:
         """A stage that is up to date."""
@@ -157,7 +157,7 @@ class _Part:
         # These are done already; naming them lets Prefect's UI draw the graph.
         before = [self.futures[name] for name in step.dependencies if name in self.futures]
         named = stage.with_options(task_run_name=step.name, tags={step.reason})
-        future = named.submit(step, self._executor, wait_for=before)
+        future = named.submit(step, self._executor, return_state=False, wait_for=before)
         self.futures[step.name] = future
         future.add_done_callback(partial(self._announce, step.name))
 
@@ -169,7 +169,7 @@ class _Part:
         for future in self.futures.values():
             future.wait()
 
-    def _announce(self, name: str, _future: PrefectFuture[Outcome]) -> None:
+    def _announce(self, name: str, _future: PrefectFuture[Any]) -> None:
         self._finished.put(name)
 
 
