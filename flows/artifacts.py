@@ -54,9 +54,8 @@ class ProgressArtifact:
 
     def _show(self, percent: float, text: str) -> None:
         if self._id is None:
-            made = create_progress_artifact(percent, key=key(self._stage), description=text)
-            assert isinstance(made, UUID)  # it is a coroutine to those who await it
-            self._id = made
+            made: Any = create_progress_artifact(percent, key=key(self._stage), description=text)
+            self._id = made  # a coroutine only where it is awaited
         else:
             update_progress_artifact(self._id, percent, description=text)
 

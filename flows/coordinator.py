@@ -157,7 +157,7 @@ class _Part:
         # These are done already; naming them lets Prefect's UI draw the graph.
         before = [self.futures[name] for name in step.dependencies if name in self.futures]
         named = stage.with_options(task_run_name=step.name, tags={step.reason})
-        future = named.submit(step, self._executor, wait_for=before, return_state=False)
+        future = named.submit(step, self._executor, return_state=False, wait_for=before)
         self.futures[step.name] = future
         future.add_done_callback(partial(self._announce, step.name))
 

@@ -7,10 +7,12 @@ run is asserted, by the hashes of everything the stage took and made.
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -70,6 +72,7 @@ class WorkersExecutor:
         self._local = LocalExecutor(clone, lock)
         self._stopped = threading.Event()
         self._lockfile = threading.Lock()
+        self._over: set[UUID] = set()
         self._run_id = this_run.id
         self._commit = _commit(clone, todo)
         remote.require(clone)
@@ -91,6 +94,7 @@ class WorkersExecutor:
             state = ended.state
             assert state is not None
             if not state.is_completed():
+                self._over.add(ended.id)
                 raise StageFailed(step.name, *stage.told(state), place)
             self._collect(step, ended.id, on_line)
             return Outcome(state.message or "")
@@ -126,7 +130,9 @@ class WorkersExecutor:
                 work_queue_name=step.queue,
                 as_subflow=True,
             )
-            if not run.state.is_final() or run.state.is_completed():
+            # A crashed one may be started again by an automation; who waited for that in vain asks anew.
+            going = not run.state.is_final() or run.state.is_completed() or run.state.is_crashed()
+            if going and run.id not in self._over:
                 return run
         raise AssertionError("there is always one more attempt")
 
@@ -175,7 +181,11 @@ class WorkersExecutor:
         with self._lockfile:  # DVC writes dvc.lock in place, so one at a time
             lockfile.merge(self._clone, {step.name: entry})
             for out in entry.get("outs", []):  # as DVC itself does before a stage is run
-                path = self._clone.root / out["path"]
+                path = Path(os.path.normpath(self._clone.root / out["path"]))
+                if not path.is_relative_to(self._clone.root):
+                    raise InfrastructureError(
+                        f"{step.name} was told to have made {out['path']}, outside the clone"
+                    )
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:

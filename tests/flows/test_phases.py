@@ -1,5 +1,6 @@
 """Phases as subflow runs of a real Prefect server, with real DVC."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,21 @@ Shown = dict[str, tuple[str, dict[str, tuple[str, list[str]]]]]
 
 
 def shown(state: Any) -> Shown:
-    """Of the flow run that ended in `state` and its subflow runs: flow → (its state, task run → (state, tags))."""
+    """Of the flow run that ended in `state` and its subflow runs: flow → (its state, task run → (state, tags)).
+
+    Task runs reach the server as events, a little later than their flow run ends.
+    """
+    before, deadline = None, time.monotonic() + 60
+    while (now := _shown(state)) != before or any(
+        task in ("Pending", "Running") for _, tasks in now.values() for task, _ in tasks.values()
+    ):
+        assert time.monotonic() < deadline, now
+        before = now
+        time.sleep(1)
+    return now
+
+
+def _shown(state: Any) -> Shown:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
 
