@@ -259,6 +259,32 @@ def compare(
     console.print(comparing.versions_table(before, after, (first, second or "working tree")))
 
 
+@app.command(epilog="Examples:  understudy deploy --dry-run  ·  understudy deploy")
+def deploy(
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Look and tell, change nothing.")] = False,
+) -> None:
+    """Set up a team's Prefect server: work pool, queues, deployments with their schedules, automations, notifications.
+
+    The server is PREFECT_API_URL, its deployments are those of infra/prefect.yaml. Run again, it changes what differs
+    and nothing else.
+    """
+    from flows.api import prepare_environment, team_server
+
+    clone = _clone()
+    prepare_environment(verbose=False)
+    url = team_server()
+    from flows import deploy as deploying
+
+    changes = deploying.deploy(clone, dry_run)
+    console = _console()
+    for change in changes:
+        console.print(f"{change.what} {change.why}", soft_wrap=True)
+    if not changes:
+        console.print(f"{url}: nothing to change")
+    elif not dry_run:
+        console.print(f"{url}: done")
+
+
 def main() -> None:
     """The entry point: no traceback for what a person can mend."""
     try:

@@ -1,0 +1,133 @@
+"""What Prefect's server does by itself: notice lost runs, start them again so many times, and tell people.
+
+The bound of the second is Prefect's own count of a run's starts: the trigger names the counts at which it may act,
+and acts once for each.
+"""
+
+from datetime import timedelta
+from uuid import UUID
+
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import CallWebhook, ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+from flows.events import CHALLENGER_BEATS_CHAMPION
+from flows.infra import HEARTBEAT_S, STARTS, TAG
+
+LOST_AFTER = timedelta(seconds=3 * HEARTBEAT_S)
+UNSTARTED_AFTER = timedelta(minutes=5)
+"""From the worker that takes a run to its first line: importing takes seconds, on a loaded machine a minute."""
+_ENDS = {
+    f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelling", "Cancelled", "Crashed")
+}
+"""Cancelling is among them: what somebody cancels must not be started again."""
+_A_RUN = {"prefect.resource.id": "prefect.flow-run.*"}
+_OURS = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
+_DEPLOYED = {"prefect.resource.role": "deployment", "prefect.resource.id": "prefect.deployment.*"}
+_RUN_TEXT = (
+    "{{ flow.name }} ({{ flow_run.name }}): {{ event.resource['prefect.state-name'] }} in start "
+    "{{ event.resource['prefect.run-count'] }}. {{ event.resource['prefect.state-message'] }} {{ flow_run|ui_url }}"
+)
+_CHALLENGER_TEXT = (
+    "{{ event.resource['prefect.resource.name'] }} beats the champion: {{ event.payload['summary'] }}"
+)
+
+
+def recovery() -> list[AutomationCore]:
+    """Those that bring lost runs back."""
+    return [
+        AutomationCore(
+            name="understudy: lost run",
+            description="A run that gives no sign of life, because its process was killed, is marked as crashed.",
+            trigger=EventTrigger(
+                match=_A_RUN,
+                match_related=_OURS,
+                for_each={"prefect.resource.id"},
+                after={"prefect.flow-run.heartbeat"},
+                expect={"prefect.flow-run.heartbeat", *_ENDS},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=LOST_AFTER,
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    state=StateType.CRASHED, message=f"No sign of life for {LOST_AFTER.seconds} s."
+                )
+            ],
+        ),
+        AutomationCore(
+            name="understudy: run never started",
+            description="A run that a worker took and did not start, because it was killed, is marked as crashed.",
+            trigger=EventTrigger(
+                match=_A_RUN,
+                match_related=_OURS,
+                for_each={"prefect.resource.id"},
+                after={"prefect.flow-run.Pending"},
+                expect={"prefect.flow-run.Running", *_ENDS},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=UNSTARTED_AFTER,
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    state=StateType.CRASHED,
+                    message=f"Its worker did not start it within {UNSTARTED_AFTER.seconds} s.",
+                )
+            ],
+        ),
+        AutomationCore(
+            name="understudy: start again",
+            description=f"A crashed run is started again in place, until it was started {STARTS} times.",
+            trigger=EventTrigger(
+                match=_A_RUN | {"prefect.run-count": [str(count) for count in range(STARTS)]},
+                match_related=[_OURS, _DEPLOYED],
+                # Fires once for each run and count in a day: a run that never begins keeps its count of 0.
+                for_each={"prefect.resource.id", "prefect.run-count"},
+                expect={"prefect.flow-run.Crashed"},
+                posture=Posture.Reactive,
+                threshold=1,
+                within=timedelta(days=1),
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    state=StateType.SCHEDULED,
+                    name="AwaitingRetry",
+                    message=f"Started again after a crash; at most {STARTS} starts.",
+                )
+            ],
+        ),
+    ]
+
+
+def notifications(block: UUID) -> list[AutomationCore]:
+    """Those that tell people, through the webhook block of that id."""
+    return [
+        AutomationCore(
+            name="understudy: tell of failed and crashed runs",
+            description="Calls the webhook when a run of a deployment fails or crashes.",
+            trigger=EventTrigger(
+                match=_A_RUN,
+                match_related=[_OURS, _DEPLOYED],
+                expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+                posture=Posture.Reactive,
+                threshold=1,
+            ),
+            actions=[CallWebhook(block_document_id=block, payload=_as_json(_RUN_TEXT))],
+        ),
+        AutomationCore(
+            name="understudy: tell of better challengers",
+            description="Calls the webhook when a challenger beats the champion.",
+            trigger=EventTrigger(
+                match={"prefect.resource.id": "understudy.model-version.*"},
+                expect={CHALLENGER_BEATS_CHAMPION},
+                posture=Posture.Reactive,
+                threshold=1,
+            ),
+            actions=[CallWebhook(block_document_id=block, payload=_as_json(_CHALLENGER_TEXT))],
+        ),
+    ]
+
+
+def _as_json(text: str) -> str:
+    """The template of {"text": …}, which Slack, Mattermost and Teams take; what it says is escaped."""
+    return "{% set text %}" + text + '{% endset %}{"text": {{ text|tojson }}}'
