@@ -12,7 +12,7 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
 from flows.events import CHALLENGER_BEATS_CHAMPION
-from flows.infra import HEARTBEAT_S, STARTS, TAG
+from flows.infra import HEARTBEAT_S, STAGE_DEPLOYMENT, STARTS, TAG
 
 LOST_AFTER = timedelta(seconds=3 * HEARTBEAT_S)
 UNSTARTED_AFTER = timedelta(minutes=5)
@@ -24,6 +24,7 @@ _ENDS = {
 _A_RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 _OURS = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
 _DEPLOYED = {"prefect.resource.role": "deployment", "prefect.resource.id": "prefect.deployment.*"}
+_STAGE = STAGE_DEPLOYMENT.partition("/")[2]
 _RUN_TEXT = (
     "{{ flow.name }} ({{ flow_run.name }}): {{ event.resource['prefect.state-name'] }} in start "
     "{{ event.resource['prefect.run-count'] }}. {{ event.resource['prefect.state-message'] }} {{ flow_run|ui_url }}"
@@ -104,10 +105,10 @@ def notifications(block: UUID) -> list[AutomationCore]:
     return [
         AutomationCore(
             name="understudy: tell of failed and crashed runs",
-            description="Calls the webhook when a run of a deployment fails or crashes.",
+            description="Calls the webhook when a run fails or crashes; a stage's is told by the run it belongs to.",
             trigger=EventTrigger(
                 match=_A_RUN,
-                match_related=[_OURS, _DEPLOYED],
+                match_related=[_OURS, _DEPLOYED | {"prefect.resource.name": f"!{_STAGE}"}],
                 expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
                 posture=Posture.Reactive,
                 threshold=1,

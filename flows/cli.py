@@ -45,9 +45,14 @@ def _options(
         os.environ[_DEBUG] = "1"
 
 
-@app.command(epilog="Examples:  understudy doctor  ·  understudy doctor --json > doctor.json")
+@app.command(
+    epilog="Examples:  understudy doctor  ·  understudy doctor --json > doctor.json  ·  understudy doctor --infra"
+)
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    infra: Annotated[
+        bool, typer.Option("--infra", help="Check a team's servers, workers and stores instead.")
+    ] = False,
 ) -> None:
     """Check the installation, DVC, Prefect, MLflow, the data and the hardware, and say what to do.
 
@@ -55,7 +60,12 @@ def doctor(
     """
     from flows.doctor import examine, table
 
-    checks = examine(Path.cwd())
+    if infra:
+        from flows.installation import examine_infra
+
+        checks = examine_infra(_clone())
+    else:
+        checks = examine(Path.cwd())
     if as_json:
         _print_json([vars(check) for check in checks])
     else:
