@@ -143,6 +143,7 @@ def _as_declared(
         "parameter form": parameters,
         "work queue": (pool["name"], pool["work_queue_name"]),
         "job variables": pool.get("job_variables") or {},
+        "pull steps": entry.get("pull") or [],
         "concurrency limit": (limit.get("limit"), limit.get("collision_strategy")),
         "schedules": sorted(
             (each["slug"], each["cron"], each["timezone"], each["active"])
@@ -162,6 +163,7 @@ def _as_deployed(there: DeploymentResponse) -> dict[str, Any]:
         "parameter form": there.parameter_openapi_schema,
         "work queue": (there.work_pool_name, there.work_queue_name),
         "job variables": there.job_variables,
+        "pull steps": there.pull_steps or [],
         "concurrency limit": (limit and limit.limit, options and options.collision_strategy.value),
         "schedules": sorted(
             (
