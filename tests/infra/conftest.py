@@ -223,3 +223,64 @@ def start_worker(
     yield begin
     for server in started:
         server.end()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, str]]:
+    """An S3 endpoint on the loopback with the bucket `team`; the variables that a client needs."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "team",
+        "AWS_SECRET_ACCESS_KEY": "of-the-test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    keys = {"aws_access_key_id": "team", "aws_secret_access_key": "of-the-test", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL"], **keys).create_bucket(Bucket="team")
+    yield environment
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def mlflow_team(
+    postgres: Callable[[str], str], s3: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A team's MLflow server by infra/start-mlflow: on Postgres and S3, behind a password."""
+    pytest.importorskip("flask_wtf", reason="MLflow's passwords need Flask-WTF")
+    pytest.importorskip("psycopg2", reason="MLflow needs psycopg2 for Postgres")
+    home, port = tmp_path_factory.mktemp("mlflow-team"), free_port()
+    password = secrets.token_urlsafe(12)
+    environment = (
+        clean_environment()
+        | s3
+        | {
+            "TMPDIR": str(home),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16),
+            "MLFLOW_BACKEND_STORE_URI": f"postgresql://{postgres('mlflow')}",
+            "MLFLOW_ARTIFACTS_DESTINATION": "s3://team/mlflow",
+            "MLFLOW_WORKERS": "1",
+            "UNDERSTUDY_MLFLOW_PORT": str(port),
+        }
+    )
+    process = start([str(INFRA / "start-mlflow")], environment, home / "server.log")
+    url = f"http://127.0.0.1:{port}"
+    client = {
+        "MLFLOW_TRACKING_URI": url,
+        "MLFLOW_TRACKING_USERNAME": "admin",
+        "MLFLOW_TRACKING_PASSWORD": password,
+    }
+    server = Server(url, process, home / "server.log", client)
+    try:
+        wait_for(
+            lambda: answers(f"{url}/health") or process.poll() is not None, 180, "MLflow's server answers"
+        )
+        assert process.poll() is None, server.log.read_text()[-3000:]
+        yield server
+    finally:
+        server.end()
