@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
-from flows.events import CHALLENGER_BEATS_CHAMPION
+from flows.events import CHALLENGER_BEATS_CHAMPION, CHAMPION_DRIFTED
 from flows.infra import HEARTBEAT_S, STAGE_DEPLOYMENT, STARTS, TAG
 
 LOST_AFTER = timedelta(seconds=3 * HEARTBEAT_S)
@@ -29,9 +29,12 @@ _RUN_TEXT = (
     "{{ flow.name }} ({{ flow_run.name }}): {{ event.resource['prefect.state-name'] }} in start "
     "{{ event.resource['prefect.run-count'] }}. {{ event.resource['prefect.state-message'] }} {{ flow_run|ui_url }}"
 )
-_CHALLENGER_TEXT = (
-    "{{ event.resource['prefect.resource.name'] }} beats the champion: {{ event.payload['summary'] }}"
-)
+_VERSION_TEXT = "{{ event.resource['prefect.resource.name'] }} %s: {{ event.payload['summary'] }}"
+_VERSIONS = [
+    ("tell of better challengers", CHALLENGER_BEATS_CHAMPION, "beats the champion"),
+    ("tell of a drifted champion", CHAMPION_DRIFTED, "is no longer what it was"),
+]
+"""Name, event, and what it says of the version."""
 
 
 def recovery() -> list[AutomationCore]:
@@ -115,18 +118,22 @@ def notifications(block: UUID) -> list[AutomationCore]:
             ),
             actions=[CallWebhook(block_document_id=block, payload=_as_json(_RUN_TEXT))],
         ),
-        AutomationCore(
-            name="understudy: tell of better challengers",
-            description="Calls the webhook when a challenger beats the champion.",
-            trigger=EventTrigger(
-                match={"prefect.resource.id": "understudy.model-version.*"},
-                expect={CHALLENGER_BEATS_CHAMPION},
-                posture=Posture.Reactive,
-                threshold=1,
-            ),
-            actions=[CallWebhook(block_document_id=block, payload=_as_json(_CHALLENGER_TEXT))],
-        ),
+        *(_of_a_version(block, *about) for about in _VERSIONS),
     ]
+
+
+def _of_a_version(block: UUID, name: str, event: str, says: str) -> AutomationCore:
+    return AutomationCore(
+        name=f"understudy: {name}",
+        description=f"Calls the webhook when a version {says}.",
+        trigger=EventTrigger(
+            match={"prefect.resource.id": "understudy.model-version.*"},
+            expect={event},
+            posture=Posture.Reactive,
+            threshold=1,
+        ),
+        actions=[CallWebhook(block_document_id=block, payload=_as_json(_VERSION_TEXT % says))],
+    )
 
 
 def _as_json(text: str) -> str:

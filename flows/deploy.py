@@ -202,7 +202,7 @@ def _prefect_deploy(clone: Clone, file: Path, names: list[str]) -> None:
 def _block(dry_run: bool) -> Iterator[Change]:
     """The webhook, where UNDERSTUDY_WEBHOOK_URL names one; one that is there stays without it."""
     url = settings().webhook_url
-    if url is None:
+    if not url:  # an empty variable of an environment file is none, too
         return
     there = _find_block()
     wanted = Webhook(url=url, headers=_HEADERS)
@@ -253,7 +253,7 @@ def block_id() -> UUID | None:
 
 def _automations(client: SyncPrefectClient, dry_run: bool) -> Iterator[Change]:
     block = block_id()
-    if block is None and settings().webhook_url is not None:
+    if block is None and settings().webhook_url:
         block = _NO_BLOCK  # a dry run: it would be created
     for wanted, there, change in automation_changes(client, block):
         yield change
