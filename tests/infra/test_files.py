@@ -194,12 +194,13 @@ def test_a_gpu_worker_of_compose_reserves_its_gpu():
 def test_every_worker_has_a_clone_of_its_own():
     clones = [about["volumes"] for about in COMPOSE["services"].values() if "start-worker" in str(about)]
     assert len({str(volumes) for volumes in clones}) == len(clones) == 3
-    for name, pod in pods():
-        if name.endswith("-worker"):
-            part = next(p for p in manifests() if p["metadata"]["name"] == name)
-            assert part["kind"] == "StatefulSet"
-            assert part["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == "clone"
-            assert {"name": "clone", "mountPath": "/clone"} in pod["containers"][0]["volumeMounts"]
+    sets = {part["metadata"]["name"]: part["spec"] for part in manifests() if part["kind"] == "StatefulSet"}
+    workers = {name: spec for name, spec in sets.items() if name.endswith("-worker")}
+    assert set(workers) == {"gpu-worker", "cpu-worker", "coordinator-worker"}
+    for spec in workers.values():
+        assert spec["volumeClaimTemplates"][0]["metadata"]["name"] == "clone"
+        (container,) = spec["template"]["spec"]["containers"]
+        assert {"name": "clone", "mountPath": "/clone"} in container["volumeMounts"]
 
 
 @pytest.mark.parametrize(("name", "pod"), pods(), ids=lambda value: value if isinstance(value, str) else "")
