@@ -1,7 +1,6 @@
 """What Prefect's server does by itself: notice lost runs, start them again so many times, and tell people.
 
-The bound of the second is Prefect's own count of a run's starts: the trigger names the counts at which it may act,
-and acts once for each.
+The bound of the second is Prefect's own count of a run's starts: the trigger names the counts at which it may act.
 """
 
 from datetime import timedelta
@@ -17,6 +16,8 @@ from flows.infra import HEARTBEAT_S, STAGE_DEPLOYMENT, STARTS, TAG
 LOST_AFTER = timedelta(seconds=3 * HEARTBEAT_S)
 UNSTARTED_AFTER = timedelta(minutes=5)
 """From the worker that takes a run to its first line: importing takes seconds, on a loaded machine a minute."""
+AGAIN_AFTER = timedelta(seconds=15)
+"""A worker that gets its crashed run back before it has put it away dies of it."""
 _ENDS = {
     f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelling", "Cancelled", "Crashed")
 }
@@ -28,6 +29,12 @@ _STAGE = STAGE_DEPLOYMENT.partition("/")[2]
 _RUN_TEXT = (
     "{{ flow.name }} ({{ flow_run.name }}): {{ event.resource['prefect.state-name'] }} in start "
     "{{ event.resource['prefect.run-count'] }}. {{ event.resource['prefect.state-message'] }} {{ flow_run|ui_url }}"
+)
+_UNSTARTED = f"Its worker did not start it within {UNSTARTED_AFTER.seconds} s."
+_START_AGAIN = ChangeFlowRunState(
+    state=StateType.SCHEDULED,
+    name="AwaitingRetry",  # what Retry in the UI makes of it
+    message=f"Started again after a crash; at most {STARTS} starts.",
 )
 _VERSION_TEXT = "{{ event.resource['prefect.resource.name'] }} %s: {{ event.payload['summary'] }}"
 _VERSIONS = [
@@ -72,33 +79,36 @@ def recovery() -> list[AutomationCore]:
                 threshold=1,
                 within=UNSTARTED_AFTER,
             ),
-            actions=[
-                ChangeFlowRunState(
-                    state=StateType.CRASHED,
-                    message=f"Its worker did not start it within {UNSTARTED_AFTER.seconds} s.",
-                )
-            ],
+            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=_UNSTARTED)],
         ),
         AutomationCore(
             name="understudy: start again",
             description=f"A crashed run is started again in place, until it was started {STARTS} times.",
             trigger=EventTrigger(
-                match=_A_RUN | {"prefect.run-count": [str(count) for count in range(STARTS)]},
+                match=_A_RUN | {"prefect.run-count": [str(count) for count in range(1, STARTS)]},
                 match_related=[_OURS, _DEPLOYED],
-                # Fires once for each run and count in a day: a run that never begins keeps its count of 0.
-                for_each={"prefect.resource.id", "prefect.run-count"},
+                for_each={"prefect.resource.id"},
+                after={"prefect.flow-run.Crashed"},
+                expect={f"prefect.flow-run.{state}" for state in ("AwaitingRetry", "Scheduled", "Running")},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=AGAIN_AFTER,
+            ),
+            actions=[_START_AGAIN],
+        ),
+        AutomationCore(
+            name="understudy: start again what never started",
+            description="Such a run, whose starts cannot be counted, is started again in place once a day.",
+            trigger=EventTrigger(
+                match=_A_RUN | {"prefect.run-count": "0", "prefect.state-message": _UNSTARTED},
+                match_related=[_OURS, _DEPLOYED],
+                for_each={"prefect.resource.id"},
                 expect={"prefect.flow-run.Crashed"},
                 posture=Posture.Reactive,
                 threshold=1,
-                within=timedelta(days=1),
+                within=timedelta(days=1),  # having fired, it waits for the rest of it
             ),
-            actions=[
-                ChangeFlowRunState(
-                    state=StateType.SCHEDULED,
-                    name="AwaitingRetry",
-                    message=f"Started again after a crash; at most {STARTS} starts.",
-                )
-            ],
+            actions=[_START_AGAIN],
         ),
     ]
 

@@ -18,7 +18,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import AutomationCore
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import MissingFlowError, ObjectNotFound
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import get_current_settings
 from prefect.utilities.callables import parameter_schema
@@ -103,7 +103,7 @@ def deployment_changes(client: SyncPrefectClient, file: Path) -> Iterator[tuple[
     for entry in declared(file):
         try:
             flow = load_flow_from_entrypoint(entry["entrypoint"], use_placeholder_flow=False)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, MissingFlowError) as error:
             raise UserError(
                 f"deployment {entry['name']}: {error}", file=file, remedy="mend its entrypoint"
             ) from None

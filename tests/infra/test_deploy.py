@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
@@ -240,6 +242,7 @@ def test_a_worker_runs_it_and_a_failure_and_a_challenger_reach_the_webhook(
     assert texts[1] == 'understudy-student, version 7 beats the champion: top-1 0.52 to "0.61"'
 
 
+@pytest.mark.slow
 def test_a_crashed_run_is_started_again_twice_and_no_more(
     clone: Clone,
     client: Any,
@@ -248,11 +251,12 @@ def test_a_crashed_run_is_started_again_twice_and_no_more(
     eventually: Waiting,
 ):
     """The process of the run is killed whenever it begins; the worker marks it as crashed at once."""
+    from flows.automations import AGAIN_AFTER
     from flows.deploy import deploy
     from flows.infra import STARTS
 
     deploy(clone, dry_run=False)
-    start_worker("cpu", clone.root, PYTHONPATH=os.environ["PYTHONPATH"])
+    worker = start_worker("cpu", clone.root, PYTHONPATH=os.environ["PYTHONPATH"])
     marks = clone.root / "marks"
     run = run_toy(seconds=120, marks=str(marks))
     killed: list[str] = []
@@ -265,12 +269,31 @@ def test_a_crashed_run_is_started_again_twice_and_no_more(
         now = client.read_flow_run(run.id)
         return now.state.is_crashed() and now.run_count >= STARTS
 
-    eventually(crashed_for_good, 120, f"{STARTS} starts")
+    eventually(crashed_for_good, 240, f"{STARTS} starts")
     states = [state.name for state in client.read_flow_run_states(run.id)]
     assert states.count("Crashed") == STARTS
     assert states.count("AwaitingRetry") == STARTS - 1
-    eventually(lambda: not client.read_flow_run(run.id).state.is_scheduled(), 10, "it stays crashed")
+    time.sleep(AGAIN_AFTER.seconds + 10)
+    assert client.read_flow_run(run.id).state.is_crashed(), "it stays so"
     assert len(killed) == STARTS
+    assert worker.poll() is None, "the worker outlives its runs"
+
+
+def test_a_schedule_makes_runs(clone: Clone, client: Any, eventually: Waiting):
+    from prefect.client.schemas.filters import FlowRunFilter
+
+    from flows.deploy import deploy
+
+    deploy(clone, dry_run=False)
+    scheduled = FlowRunFilter.model_validate({"state": {"name": {"any_": ["Scheduled"]}}})
+
+    def due() -> list[Any]:
+        return [run for run in client.read_flow_runs(flow_run_filter=scheduled) if run.auto_scheduled]
+
+    eventually(lambda: len(due()) > 1, 90, "Prefect's scheduler makes runs of the cron schedule")
+    hours = {run.next_scheduled_start_time.astimezone(ZoneInfo("Europe/Berlin")).hour for run in due()}
+    assert hours == {2}
+    assert all("understudy" in run.tags for run in due())
 
 
 @pytest.mark.slow
