@@ -16,8 +16,9 @@ from flows.infra import HEARTBEAT_S, STAGE_DEPLOYMENT, STARTS, TAG
 LOST_AFTER = timedelta(seconds=3 * HEARTBEAT_S)
 UNSTARTED_AFTER = timedelta(minutes=5)
 """From the worker that takes a run to its first line: importing takes seconds, on a loaded machine a minute."""
-AGAIN_AFTER = timedelta(seconds=15)
-"""A worker that gets its crashed run back before it has put it away dies of it."""
+AGAIN_AFTER = timedelta(seconds=60)
+"""A worker that gets its crashed run back before it has put it away calls it crashed once more, or dies of it; on a
+loaded machine putting away takes 20 s."""
 _ENDS = {
     f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelling", "Cancelled", "Crashed")
 }
@@ -30,6 +31,7 @@ _RUN_TEXT = (
     "{{ flow.name }} ({{ flow_run.name }}): {{ event.resource['prefect.state-name'] }} in start "
     "{{ event.resource['prefect.run-count'] }}. {{ event.resource['prefect.state-message'] }} {{ flow_run|ui_url }}"
 )
+_LOST = f"No sign of life for {LOST_AFTER.seconds} s."
 _UNSTARTED = f"Its worker did not start it within {UNSTARTED_AFTER.seconds} s."
 _START_AGAIN = ChangeFlowRunState(
     state=StateType.SCHEDULED,
@@ -60,11 +62,7 @@ def recovery() -> list[AutomationCore]:
                 threshold=1,
                 within=LOST_AFTER,
             ),
-            actions=[
-                ChangeFlowRunState(
-                    state=StateType.CRASHED, message=f"No sign of life for {LOST_AFTER.seconds} s."
-                )
-            ],
+            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=_LOST)],
         ),
         AutomationCore(
             name="understudy: run never started",
@@ -82,10 +80,25 @@ def recovery() -> list[AutomationCore]:
             actions=[ChangeFlowRunState(state=StateType.CRASHED, message=_UNSTARTED)],
         ),
         AutomationCore(
-            name="understudy: start again",
-            description=f"A crashed run is started again in place, until it was started {STARTS} times.",
+            name="understudy: start again elsewhere",
+            description="A run that its worker lost is started again in place, once at each count of its starts.",
             trigger=EventTrigger(
-                match=_A_RUN | {"prefect.run-count": [str(count) for count in range(1, STARTS)]},
+                match=_A_RUN
+                | {"prefect.run-count": _counts(0), "prefect.state-message": [_LOST, _UNSTARTED]},
+                match_related=[_OURS, _DEPLOYED],
+                for_each={"prefect.resource.id", "prefect.run-count"},
+                expect={"prefect.flow-run.Crashed"},
+                posture=Posture.Reactive,
+                threshold=1,
+                within=timedelta(days=1),  # having fired, it waits for the rest of it
+            ),
+            actions=[_START_AGAIN],
+        ),
+        AutomationCore(
+            name="understudy: start again",
+            description=f"A run whose process died is started again in place, until it was started {STARTS} times.",
+            trigger=EventTrigger(
+                match=_A_RUN | {"prefect.run-count": _counts(1), "prefect.state-message": f"!{_LOST}"},
                 match_related=[_OURS, _DEPLOYED],
                 for_each={"prefect.resource.id"},
                 after={"prefect.flow-run.Crashed"},
@@ -93,20 +106,6 @@ def recovery() -> list[AutomationCore]:
                 posture=Posture.Proactive,
                 threshold=1,
                 within=AGAIN_AFTER,
-            ),
-            actions=[_START_AGAIN],
-        ),
-        AutomationCore(
-            name="understudy: start again what never started",
-            description="Such a run, whose starts cannot be counted, is started again in place once a day.",
-            trigger=EventTrigger(
-                match=_A_RUN | {"prefect.run-count": "0", "prefect.state-message": _UNSTARTED},
-                match_related=[_OURS, _DEPLOYED],
-                for_each={"prefect.resource.id"},
-                expect={"prefect.flow-run.Crashed"},
-                posture=Posture.Reactive,
-                threshold=1,
-                within=timedelta(days=1),  # having fired, it waits for the rest of it
             ),
             actions=[_START_AGAIN],
         ),
@@ -130,6 +129,11 @@ def notifications(block: UUID) -> list[AutomationCore]:
         ),
         *(_of_a_version(block, *about) for about in _VERSIONS),
     ]
+
+
+def _counts(first: int) -> list[str]:
+    """The counts of starts, from `first`, at which a run may be started once more."""
+    return [str(count) for count in range(first, STARTS)]
 
 
 def _of_a_version(block: UUID, name: str, event: str, says: str) -> AutomationCore:

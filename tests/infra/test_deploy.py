@@ -269,7 +269,7 @@ def test_a_crashed_run_is_started_again_twice_and_no_more(
         now = client.read_flow_run(run.id)
         return now.state.is_crashed() and now.run_count >= STARTS
 
-    eventually(crashed_for_good, 240, f"{STARTS} starts")
+    eventually(crashed_for_good, 400, f"{STARTS} starts")
     states = [state.name for state in client.read_flow_run_states(run.id)]
     assert states.count("Crashed") == STARTS
     assert states.count("AwaitingRetry") == STARTS - 1
