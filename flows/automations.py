@@ -8,7 +8,12 @@ from uuid import UUID
 
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.automations import (
+    AutomationCore,
+    EventTrigger,
+    Posture,
+    ResourceSpecificationDict,
+)
 
 from flows.events import CHALLENGER_BEATS_CHAMPION, CHAMPION_DRIFTED
 from flows.infra import HEARTBEAT_S, STAGE_DEPLOYMENT, STARTS, TAG
@@ -23,9 +28,15 @@ _ENDS = {
     f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelling", "Cancelled", "Crashed")
 }
 """Cancelling is among them: what somebody cancels must not be started again."""
-_A_RUN = {"prefect.resource.id": "prefect.flow-run.*"}
-_OURS = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
-_DEPLOYED = {"prefect.resource.role": "deployment", "prefect.resource.id": "prefect.deployment.*"}
+_A_RUN: ResourceSpecificationDict = {"prefect.resource.id": "prefect.flow-run.*"}
+_OURS: ResourceSpecificationDict = {
+    "prefect.resource.role": "tag",
+    "prefect.resource.id": f"prefect.tag.{TAG}",
+}
+_DEPLOYED: ResourceSpecificationDict = {
+    "prefect.resource.role": "deployment",
+    "prefect.resource.id": "prefect.deployment.*",
+}
 _STAGE = STAGE_DEPLOYMENT.partition("/")[2]
 _RUN_TEXT = (
     "{{ flow.name }} ({{ flow_run.name }}): {{ event.resource['prefect.state-name'] }} in start "
@@ -33,11 +44,6 @@ _RUN_TEXT = (
 )
 _LOST = f"No sign of life for {LOST_AFTER.seconds} s."
 _UNSTARTED = f"Its worker did not start it within {UNSTARTED_AFTER.seconds} s."
-_START_AGAIN = ChangeFlowRunState(
-    state=StateType.SCHEDULED,
-    name="AwaitingRetry",  # what Retry in the UI makes of it
-    message=f"Started again after a crash; at most {STARTS} starts.",
-)
 _VERSION_TEXT = "{{ event.resource['prefect.resource.name'] }} %s: {{ event.payload['summary'] }}"
 _VERSIONS = [
     ("tell of better challengers", CHALLENGER_BEATS_CHAMPION, "beats the champion"),
@@ -62,7 +68,7 @@ def recovery() -> list[AutomationCore]:
                 threshold=1,
                 within=LOST_AFTER,
             ),
-            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=_LOST)],
+            actions=[_set(StateType.CRASHED, "Crashed", _LOST)],
         ),
         AutomationCore(
             name="understudy: run never started",
@@ -77,7 +83,7 @@ def recovery() -> list[AutomationCore]:
                 threshold=1,
                 within=UNSTARTED_AFTER,
             ),
-            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=_UNSTARTED)],
+            actions=[_set(StateType.CRASHED, "Crashed", _UNSTARTED)],
         ),
         AutomationCore(
             name="understudy: start again elsewhere",
@@ -92,7 +98,7 @@ def recovery() -> list[AutomationCore]:
                 threshold=1,
                 within=timedelta(days=1),  # having fired, it waits for the rest of it
             ),
-            actions=[_START_AGAIN],
+            actions=[_start_again()],
         ),
         AutomationCore(
             name="understudy: start again",
@@ -107,7 +113,7 @@ def recovery() -> list[AutomationCore]:
                 threshold=1,
                 within=AGAIN_AFTER,
             ),
-            actions=[_START_AGAIN],
+            actions=[_start_again()],
         ),
     ]
 
@@ -129,6 +135,17 @@ def notifications(block: UUID) -> list[AutomationCore]:
         ),
         *(_of_a_version(block, *about) for about in _VERSIONS),
     ]
+
+
+def _start_again() -> ChangeFlowRunState:
+    """What Retry in Prefect's UI does."""
+    return _set(
+        StateType.SCHEDULED, "AwaitingRetry", f"Started again after a crash; at most {STARTS} starts."
+    )
+
+
+def _set(state: StateType, name: str, message: str) -> ChangeFlowRunState:
+    return ChangeFlowRunState(state=state, name=name, message=message, force=False)
 
 
 def _counts(first: int) -> list[str]:

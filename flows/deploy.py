@@ -19,8 +19,9 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import MissingFlowError, ObjectNotFound
-from prefect.flows import load_flow_from_entrypoint
+from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import get_current_settings
+from prefect.types import SecretDict
 from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
@@ -30,7 +31,7 @@ from flows.infra import BLOCK, POOL, QUEUES
 from tasks.errors import UserError
 from tasks.settings import settings
 
-_HEADERS = {"Content-Type": "application/json"}
+_HEADERS = SecretDict({"Content-Type": "application/json"})
 _NO_BLOCK = UUID(int=0)
 """In the place of the webhook's block where that is not created yet."""
 
@@ -102,7 +103,7 @@ def deployment_changes(client: SyncPrefectClient, file: Path) -> Iterator[tuple[
     """
     for entry in declared(file):
         try:
-            flow = load_flow_from_entrypoint(entry["entrypoint"], use_placeholder_flow=False)
+            flow: Flow[..., Any] = load_flow_from_entrypoint(entry["entrypoint"], use_placeholder_flow=False)
         except (ImportError, MissingFlowError) as error:
             raise UserError(
                 f"deployment {entry['name']}: {error}", file=file, remedy="mend its entrypoint"
@@ -218,9 +219,11 @@ def _block(dry_run: bool) -> Iterator[Change]:
 
 def _find_block() -> Webhook | None:
     try:
-        return Webhook.load(BLOCK)
+        found = Webhook.load(BLOCK)
     except ValueError:  # Prefect's word for: there is none of that name
         return None
+    assert isinstance(found, Webhook)  # a coroutine where an event loop runs, which here none does
+    return found
 
 
 def automation_changes(

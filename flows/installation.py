@@ -107,7 +107,12 @@ def _workers(_clone: Clone, client: "SyncPrefectClient") -> str:
 
 def _known_workers(client: "SyncPrefectClient") -> list[dict[str, Any]]:
     """The pool's workers as the API tells them; Prefect's client for synchronous code has no call for it."""
-    response = client.request("POST", f"/work_pools/{POOL}/workers/filter", json={})
+    response = client.request(
+        "POST",
+        "/work_pools/{work_pool_name}/workers/filter",
+        path_params={"work_pool_name": POOL},
+        json={},
+    )
     return list(response.json())
 
 
