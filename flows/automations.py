@@ -62,7 +62,8 @@ def recovery() -> list[AutomationCore]:
                 match=_A_RUN,
                 match_related=_OURS,
                 for_each={"prefect.resource.id"},
-                after={"prefect.flow-run.heartbeat"},
+                # Running, too: a run that dies in its first second gives no sign of life at all.
+                after={"prefect.flow-run.Running", "prefect.flow-run.heartbeat"},
                 expect={"prefect.flow-run.heartbeat", *_ENDS},
                 posture=Posture.Proactive,
                 threshold=1,
