@@ -212,7 +212,6 @@ def start_worker(
             "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
             "MLFLOW_TRACKING_USERNAME": "nobody",
             "MLFLOW_TRACKING_PASSWORD": "of-no-use",
-            "PREFECT_WORKER_QUERY_SECONDS": "2",
         }
         log = clone.parent / f"{clone.name}-{queue}.log"
         environment = clean_environment() | prefect_team.environment | settings | variables
