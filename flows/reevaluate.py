@@ -9,6 +9,7 @@ from flows.clone import of_flow
 from flows.events import champion_drifted
 from tasks.layout import Workspace
 from tasks.params import load
+from tasks.reevaluate import Reevaluation
 from tasks.reevaluate import reevaluate as score
 
 
@@ -22,6 +23,11 @@ def reevaluate(root: Path | None = None) -> None:
     clone = of_flow(root)
     with clone.only_run():
         found = score(load(clone.root / "params.yaml"), Workspace(clone.root))
+    publish(found)
+
+
+def publish(found: Reevaluation) -> None:
+    """Show it as an artifact of this flow run, and tell where the champion drifted."""
     create_table_artifact(
         [
             {

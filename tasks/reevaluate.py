@@ -93,7 +93,7 @@ def reevaluate(params: Params, workspace: Workspace) -> Reevaluation:
     figures = [
         Figure(name, then[ACTION][name], tuple(then[ACTION][f"{name}_ci95"]), now[name]) for name in WATCHED
     ]
-    return Reevaluation(version.version, clips, figures)
+    return Reevaluation(str(version.version), clips, figures)
 
 
 def _figures(params: Params, workspace: Workspace, committee: Committee) -> tuple[dict[str, Any], int]:
