@@ -265,4 +265,6 @@ def _automations(client: SyncPrefectClient, dry_run: bool) -> Iterator[Change]:
         if there is None:
             client.create_automation(wanted)
         else:
-            client.update_automation(there, wanted)
+            # Only what was set is sent: all of it has to be, or what is off stays off.
+            whole = AutomationCore.model_validate(wanted.model_dump(exclude={"owner_resource"}))
+            client.update_automation(there, whole)

@@ -171,6 +171,8 @@ def test_a_second_deploy_changes_nothing_and_drift_is_mended(
     assert mended["deployments"]["nightly"][0]["parameters"] == {"seconds": 1.5}
     assert mended["deployments"]["nightly"][0]["schedules"][0]["id"] == schedule["id"]
     assert mended["deployments"]["nightly"][0]["schedules"][0]["active"]
+    assert mended["automations"]["understudy: lost run"]["enabled"]
+    assert deploy(clone, dry_run=False) == []
     declare(clone.root, TOY)
     deploy(clone, dry_run=False)
 

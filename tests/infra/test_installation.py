@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from flows.clone import Clone
 from flows.doctor import Check
 
 ROOT = Path(__file__).parents[2]
+DVC = [sys.executable, "-m", "dvc"]
 Waiting = Callable[[Callable[[], object], float, str], None]
 
 
@@ -30,8 +32,8 @@ def clone(tmp_path: Path, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, value)
     for command in (
         ["git", "init", "-q"],
-        ["dvc", "init", "-q"],
-        ["dvc", "remote", "add", "--default", "storage", "s3://team/dvc"],
+        [*DVC, "init", "-q"],
+        [*DVC, "remote", "add", "--default", "storage", "s3://team/dvc"],
     ):
         subprocess.run(command, cwd=root, check=True, capture_output=True)
     return Clone(root)
@@ -102,11 +104,9 @@ def test_a_whole_installation_is_in_order_and_what_breaks_is_named(
 def test_a_remote_that_only_this_clone_sees_is_refused(clone: Clone):
     from flows.installation import examine_infra
 
-    subprocess.run(
-        ["dvc", "remote", "modify", "storage", "url", "../infra/remote"], cwd=clone.root, check=True
-    )
+    subprocess.run([*DVC, "remote", "modify", "storage", "url", "infra/remote"], cwd=clone.root, check=True)
     assert "inside this clone: nobody else has it" in told(examine_infra(clone))["DVC remote"]
-    subprocess.run(["dvc", "remote", "default", "--unset"], cwd=clone.root, check=True)
+    subprocess.run([*DVC, "remote", "default", "--unset"], cwd=clone.root, check=True)
     assert "none is the default" in told(examine_infra(clone))["DVC remote"]
 
 
