@@ -14,15 +14,17 @@ from pathlib import Path
 
 from flows import tether
 from flows.clone import Clone
-from tasks.errors import InfrastructureError
+from flows.infra import HEARTBEAT_S
+from tasks.errors import InfrastructureError, UserError
 
 STARTUP_S = 120.0
 
 
 def prepare_environment(verbose: bool) -> None:
-    """Set what Prefect reads while it is imported: no telemetry, and its console log only if asked for."""
+    """Set what Prefect reads while it is imported: no telemetry, signs of life, its console log only if asked for."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_S))
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if verbose else "CRITICAL")
 
 
@@ -69,6 +71,40 @@ def api_problem() -> Exception | None:
 
     with get_client(sync_client=True) as client:
         return client.api_healthcheck()
+
+
+def team_server() -> str:
+    """The address of the configured Prefect server, which answers and takes our password.
+
+    Raises:
+        UserError: none is configured, or it refuses the password.
+        InfrastructureError: it does not answer.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise UserError(
+            "PREFECT_API_URL is not set",
+            remedy="start a server as infra/README.md says, and set it together with PREFECT_API_AUTH_STRING",
+        )
+    if (problem := api_problem()) is not None:
+        raise InfrastructureError(
+            f"Prefect's server {url} does not answer: {problem}\n  → start it, or mend the address"
+        )
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_work_pools(limit=1)  # the health check needs no password
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != 401:
+            raise InfrastructureError(f"Prefect's server {url} fails: {error}") from None
+        raise UserError(
+            f"Prefect's server {url} refuses the password",
+            remedy="set PREFECT_API_AUTH_STRING to what the server has in PREFECT_SERVER_API_AUTH_STRING",
+        ) from None
+    return url
 
 
 def _send_what_is_left() -> None:

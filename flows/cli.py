@@ -45,9 +45,14 @@ def _options(
         os.environ[_DEBUG] = "1"
 
 
-@app.command(epilog="Examples:  understudy doctor  ·  understudy doctor --json > doctor.json")
+@app.command(
+    epilog="Examples:  understudy doctor  ·  understudy doctor --json > doctor.json  ·  understudy doctor --infra"
+)
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    infra: Annotated[
+        bool, typer.Option("--infra", help="Check a team's servers, workers and stores instead.")
+    ] = False,
 ) -> None:
     """Check the installation, DVC, Prefect, MLflow, the data and the hardware, and say what to do.
 
@@ -55,7 +60,12 @@ def doctor(
     """
     from flows.doctor import examine, table
 
-    checks = examine(Path.cwd())
+    if infra:
+        from flows.installation import examine_infra
+
+        checks = examine_infra(_clone())
+    else:
+        checks = examine(Path.cwd())
     if as_json:
         _print_json([vars(check) for check in checks])
     else:
@@ -257,6 +267,32 @@ def compare(
     before = comparing.read(first, workspace)
     after = comparing.current(workspace) if second is None else comparing.read(second, workspace)
     console.print(comparing.versions_table(before, after, (first, second or "working tree")))
+
+
+@app.command(epilog="Examples:  understudy deploy --dry-run  ·  understudy deploy")
+def deploy(
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Look and tell, change nothing.")] = False,
+) -> None:
+    """Set up a team's Prefect server: work pool, queues, deployments with their schedules, automations, notifications.
+
+    The server is PREFECT_API_URL, its deployments are those of infra/prefect.yaml. Run again, it changes what differs
+    and nothing else.
+    """
+    from flows.api import prepare_environment, team_server
+
+    clone = _clone()
+    prepare_environment(verbose=False)
+    url = team_server()
+    from flows import deploy as deploying
+
+    changes = deploying.deploy(clone, dry_run)
+    console = _console()
+    for change in changes:
+        console.print(f"{change.what} {change.why}", soft_wrap=True)
+    if not changes:
+        console.print(f"{url}: nothing to change")
+    elif not dry_run:
+        console.print(f"{url}: done")
 
 
 def main() -> None:

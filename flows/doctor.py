@@ -45,7 +45,7 @@ class Trouble(Exception):
 
 def examine(start: Path) -> list[Check]:
     """Make every check, from the clone that `start` lies in."""
-    checks = [_check("Python", _python), _check("PyTorch", _torch), _check("video", _video)]
+    checks = [examined("Python", _python), examined("PyTorch", _torch), examined("video", _video)]
     try:
         clone = find(start)
     except UserError as error:
@@ -61,7 +61,7 @@ def examine(start: Path) -> list[Check]:
         "MLflow": _mlflow,
         "disk": _disk,
     }
-    return checks + [_check(name, partial(make, clone)) for name, make in rest.items()]
+    return checks + [examined(name, partial(make, clone)) for name, make in rest.items()]
 
 
 def table(checks: list[Check]) -> "Table":
@@ -79,7 +79,8 @@ def table(checks: list[Check]) -> "Table":
     return shown
 
 
-def _check(name: str, make: Callable[[], str]) -> Check:
+def examined(name: str, make: Callable[[], str]) -> Check:
+    """The check `name`: what `make` says, or the trouble it raises."""
     try:
         return Check(name, "works", make())
     except Trouble as trouble:

@@ -37,13 +37,11 @@ from prefect.utilities.urls import url_for
 from flows import lockfile, remote, stage
 from flows.clone import Clone
 from flows.executor import Outcome, StageFailed
+from flows.infra import STAGE_DEPLOYMENT, STARTS
 from flows.local import LocalExecutor
 from flows.plan import Plan, Step
 from tasks.errors import InfrastructureError, UserError
 
-STAGE_DEPLOYMENT = "stage/on-worker"
-STARTS = 3
-"""So often is a stage's run started at most; the automation that starts crashed ones again counts, too."""
 POLL_S = 2.0
 RESTART_S = 120.0
 """So long may a crashed run take to be started again by an automation, before it is given up."""

@@ -42,7 +42,7 @@ def evaluate(trained: Trained, workspace: Workspace) -> dict[str, Any]:
         what comparison.json holds.
     """
     params = trained.params
-    test = _test_split(trained, workspace)
+    test = test_split(trained, workspace)
     by_views = {name: trained.ask_by_views(name, "test") for name in params.students}
     teachers = {name: trained.ask(name, "test") for name in params.teachers}
     rows = [_row(trained, name, seeds) for name, seeds in teachers.items()]
@@ -73,7 +73,12 @@ def evaluate(trained: Trained, workspace: Workspace) -> dict[str, Any]:
     return comparison
 
 
-def _test_split(trained: Trained, workspace: Workspace) -> TestSplit:
+def test_split(trained: Trained, workspace: Workspace) -> TestSplit:
+    """What is known of the test clips before any model looks at them.
+
+    Raises:
+        UserError: there are none.
+    """
     clips, data = trained.clips("test"), trained.params.data
     if not clips:
         raise UserError(

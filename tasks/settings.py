@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tasks.errors import UserError
@@ -44,6 +44,11 @@ class Settings(BaseSettings):
     max_video_bytes: PositiveInt = Field(default=20 * 2**30, description="Larger videos go to quarantine.")
     decode_timeout_s: float = Field(
         default=120.0, gt=0, description="A probe of one video may take this long."
+    )
+    webhook_url: SecretStr | None = Field(
+        default=None,
+        description="`understudy deploy` has Prefect call it when a run fails or crashes or a challenger wins; "
+        'a POST of `{"text": …}`.',
     )
 
 

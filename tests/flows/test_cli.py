@@ -40,7 +40,7 @@ def understudy(
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["doctor"], ["import"], ["run"], ["study"], ["predict"], ["compare"]]
+    "command", [[], ["doctor"], ["deploy"], ["import"], ["run"], ["study"], ["predict"], ["compare"]]
 )
 def test_every_help_has_examples_and_imports_nothing_heavy(command: list[str], environment: dict[str, str]):
     script = (

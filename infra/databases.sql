@@ -1,0 +1,3 @@
+-- One database each for Prefect and MLflow. Both fill theirs themselves.
+CREATE DATABASE prefect;
+CREATE DATABASE mlflow;

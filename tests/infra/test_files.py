@@ -1,0 +1,283 @@
+"""What infra/ declares: every file parses, nothing starts without a password, nothing is open, nothing is told."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+INFRA = ROOT / "infra"
+COMPOSE = yaml.safe_load((INFRA / "compose.yaml").read_text(encoding="utf-8"))
+SECRET = re.compile(r"PASSWORD|AUTH_STRING|SECRET")
+WORKER_NEEDS = {
+    "PREFECT_API_URL": "http://server/api",
+    "PREFECT_API_AUTH_STRING": "team:long-enough",
+    "MLFLOW_TRACKING_URI": "http://server",
+    "MLFLOW_TRACKING_USERNAME": "team",
+    "MLFLOW_TRACKING_PASSWORD": "long-enough",
+    "UNDERSTUDY_CLONE": "/nonexistent/clone",
+}
+NEEDS = {
+    "start-prefect": {
+        "PREFECT_SERVER_API_AUTH_STRING": "team:long-enough",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql+asyncpg://host/database",
+    },
+    "start-mlflow": {
+        "MLFLOW_AUTH_ADMIN_PASSWORD": "long-enough-it-is",
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "secret",
+        "MLFLOW_BACKEND_STORE_URI": "postgresql://host/database",
+        "MLFLOW_ARTIFACTS_DESTINATION": "s3://bucket",
+    },
+    "start-worker": WORKER_NEEDS,
+}
+"""What a start script refuses to start without."""
+
+
+def manifests() -> list[dict[str, Any]]:
+    files = sorted((INFRA / "kubernetes").glob("*.yaml"))
+    return [part for file in files for part in yaml.safe_load_all(file.read_text(encoding="utf-8"))]
+
+
+def pods() -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (part["metadata"]["name"], part["spec"]["template"]["spec"])
+        for part in manifests()
+        if part["kind"] in ("Deployment", "StatefulSet")
+    ]
+
+
+def start(script: str, environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a start script where `python` and `git` only say how they were called."""
+    return subprocess.run(
+        [str(INFRA / script), *arguments], env=environment, capture_output=True, text=True, timeout=20
+    )
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> dict[str, str]:
+    """An environment in which python and git echo what they are asked to do."""
+    for name in ("python", "git"):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho {name} "$@"\nenv\n')
+        program.chmod(0o755)
+    return {"PATH": f"{tmp_path}{os.pathsep}{os.defpath}", "TMPDIR": str(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("script", "missing"), [(script, name) for script, names in NEEDS.items() for name in names]
+)
+@pytest.mark.parametrize("empty", [False, True], ids=["unset", "empty"])
+def test_a_script_refuses_without_a_secret_or_a_place(
+    bare: dict[str, str], script: str, missing: str, empty: bool
+):
+    environment = bare | {name: value for name, value in NEEDS[script].items() if name != missing}
+    done = start(script, environment | ({missing: ""} if empty else {}), "gpu")
+    assert done.returncode == 2
+    assert missing in done.stderr
+    assert "python" not in done.stdout
+
+
+@pytest.mark.parametrize("auth", ["long-enough-but-no-user", ":long-enough", "team:", "team:short"])
+def test_prefect_wants_a_user_and_a_real_password(bare: dict[str, str], auth: str):
+    done = start("start-prefect", bare | NEEDS["start-prefect"] | {"PREFECT_SERVER_API_AUTH_STRING": auth})
+    assert done.returncode == 2
+    assert "user:password" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["start-prefect", "start-mlflow"])
+def test_a_server_listens_on_the_loopback_unless_told_otherwise(bare: dict[str, str], script: str):
+    environment = bare | NEEDS[script]
+    assert "--host 127.0.0.1 " in start(script, environment).stdout
+    assert "--host 10.0.0.5 " in start(script, environment | {"UNDERSTUDY_BIND": "10.0.0.5"}).stdout
+
+
+def test_telemetry_is_off_whatever_the_environment_says(bare: dict[str, str]):
+    loud = {
+        "DO_NOT_TRACK": "0",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "false",
+    }
+    prefect = start("start-prefect", bare | NEEDS["start-prefect"] | loud).stdout.splitlines()
+    assert {"PREFECT_SERVER_ANALYTICS_ENABLED=false", "DO_NOT_TRACK=1"} <= set(prefect)
+    mlflow = start("start-mlflow", bare | NEEDS["start-mlflow"] | loud).stdout.splitlines()
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", "MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false"}
+    assert {"MLFLOW_DISABLE_TELEMETRY=true", "DO_NOT_TRACK=1", *quiet} <= set(mlflow)
+
+
+def test_mlflows_users_are_in_its_database_and_nobody_else_reads_where(bare: dict[str, str]):
+    uri = "postgresql://team:p%40ss@host/database"
+    needs = NEEDS["start-mlflow"] | {"MLFLOW_BACKEND_STORE_URI": uri}
+    lines = start("start-mlflow", bare | needs).stdout.splitlines()
+    file = Path(next(line.partition("=")[2] for line in lines if line.startswith("MLFLOW_AUTH_CONFIG_PATH=")))
+    assert file.stat().st_mode & 0o077 == 0
+    config = ConfigParser()
+    config.read(file)
+    assert config["mlflow"]["database_uri"] == uri
+    assert "password" not in {key for key in config["mlflow"] if key != "database_uri"}
+    assert "--app-name basic-auth" in lines[0]
+    assert uri not in lines[0], "arguments are for all to see"
+
+
+@pytest.mark.parametrize("queue", ["gpu", "cpu", "coordinator"])
+def test_a_worker_takes_one_run_of_its_queue_at_a_time(bare: dict[str, str], queue: str):
+    places = {"UNDERSTUDY_REPOSITORY": "git@host:understudy", "CUDA_VISIBLE_DEVICES": "3"}
+    cloned, _, began = start("start-worker", bare | WORKER_NEEDS | places, queue).stdout.partition(
+        "\npython "
+    )
+    assert cloned.startswith("git clone --quiet git@host:understudy /nonexistent/clone")
+    assert f"--pool understudy --type process --work-queue {queue} --limit 1 --name" in began.splitlines()[0]
+    assert began.splitlines()[0].endswith(f"-{queue}-3")
+
+
+@pytest.mark.parametrize("queue", [(), ("quantum",)])
+def test_a_worker_of_no_queue_is_refused(bare: dict[str, str], queue: tuple[str, ...]):
+    assert (
+        "usage: start-worker gpu|cpu|coordinator" in start("start-worker", bare | WORKER_NEEDS, *queue).stderr
+    )
+
+
+def test_the_example_environment_has_every_setting_and_no_value():
+    lines = (INFRA / ".env.example").read_text(encoding="utf-8").splitlines()
+    given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert not any(given.values())
+    assert {name for names in NEEDS.values() for name in names} - {"UNDERSTUDY_CLONE"} <= set(given)
+    used = set(re.findall(r"\$\{(\w+)", (INFRA / "compose.yaml").read_text(encoding="utf-8")))
+    assert used <= set(given)
+
+
+def test_the_environment_file_is_not_for_git():
+    assert subprocess.run(["git", "check-ignore", "-q", "infra/.env"], cwd=ROOT).returncode == 0
+
+
+def test_no_secret_of_compose_has_a_default():
+    text = (INFRA / "compose.yaml").read_text(encoding="utf-8")
+    for name, fallback in re.findall(r"\$\{(\w+)([^}]*)\}", text):
+        if SECRET.search(name) or name in ("AWS_ACCESS_KEY_ID", "MLFLOW_TRACKING_USERNAME"):
+            assert fallback.startswith(":?"), name
+    for service, about in COMPOSE["services"].items():
+        for name, value in about.get("environment", {}).items():
+            if SECRET.search(name):
+                assert str(value).startswith("${"), f"{service}: {name} stands in the file"
+
+
+@pytest.mark.parametrize("service", COMPOSE["services"])
+def test_a_service_of_compose_asks_for_a_password(service: str):
+    about = COMPOSE["services"][service]
+    if service == "postgres":
+        assert "POSTGRES_PASSWORD" in about["environment"]
+        assert "POSTGRES_HOST_AUTH_METHOD" not in about["environment"]
+    else:
+        script = Path(about["command"][0]).name
+        given = set(about["environment"]) | {"UNDERSTUDY_CLONE"}  # of the image
+        assert NEEDS[script].keys() <= given
+
+
+def test_compose_publishes_on_the_loopback_and_only_what_has_a_password():
+    published = {name: about["ports"] for name, about in COMPOSE["services"].items() if "ports" in about}
+    assert set(published) == {"prefect", "mlflow"}
+    for ports in published.values():
+        assert all(port.startswith("${UNDERSTUDY_BIND:-127.0.0.1}:") for port in ports)
+
+
+def test_a_gpu_worker_of_compose_reserves_its_gpu():
+    reserved = COMPOSE["services"]["gpu0"]["deploy"]["resources"]["reservations"]["devices"]
+    assert reserved == [{"driver": "nvidia", "device_ids": ["0"], "capabilities": ["gpu"]}]
+
+
+def test_every_worker_has_a_clone_of_its_own():
+    clones = [about["volumes"] for about in COMPOSE["services"].values() if "start-worker" in str(about)]
+    assert len({str(volumes) for volumes in clones}) == len(clones) == 3
+    sets = {part["metadata"]["name"]: part["spec"] for part in manifests() if part["kind"] == "StatefulSet"}
+    workers = {name: spec for name, spec in sets.items() if name.endswith("-worker")}
+    assert set(workers) == {"gpu-worker", "cpu-worker", "coordinator-worker"}
+    for spec in workers.values():
+        assert spec["volumeClaimTemplates"][0]["metadata"]["name"] == "clone"
+        (container,) = spec["template"]["spec"]["containers"]
+        assert {"name": "clone", "mountPath": "/clone"} in container["volumeMounts"]
+
+
+@pytest.mark.parametrize(("name", "pod"), pods(), ids=lambda value: value if isinstance(value, str) else "")
+def test_a_pod_has_its_secrets_from_the_secret(name: str, pod: dict[str, Any]):
+    (container,) = pod["containers"]
+    given = {entry["name"]: entry for entry in container["env"]}
+    for variable, entry in given.items():
+        if SECRET.search(variable):
+            assert entry["valueFrom"]["secretKeyRef"]["name"] == "understudy"
+    if name != "postgres":
+        script = Path(container["command"][0]).name
+        assert NEEDS[script].keys() <= given.keys() | {"UNDERSTUDY_CLONE"}
+        assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["automountServiceAccountToken"] is False
+
+
+def test_kubernetes_opens_nothing_to_the_world_and_needs_its_own_names():
+    assert all(
+        part["spec"].get("type", "ClusterIP") == "ClusterIP"
+        for part in manifests()
+        if part["kind"] == "Service"
+    )
+    assert not any(part["kind"] in ("Ingress", "Secret") for part in manifests())
+    files = {file.name for file in (INFRA / "kubernetes").glob("*.yaml")} - {"kustomization.yaml"}
+    kustomization = next(part for part in manifests() if part["kind"] == "Kustomization")
+    assert set(kustomization["resources"]) == files
+    names = {part["metadata"]["name"] for part in manifests() if part["kind"] == "Service"}
+    for match in re.findall(r"http://(\w+):", json.dumps(manifests())):
+        assert match in names | {"127.0.0.1", "localhost"}
+
+
+def test_a_gpu_pod_asks_for_a_gpu():
+    (gpu,) = (pod for name, pod in pods() if name == "gpu-worker")
+    resources = gpu["containers"][0]["resources"]
+    assert resources["requests"] == resources["limits"] == {"nvidia.com/gpu": 1}
+
+
+def test_the_pool_template_uses_every_variable_and_asks_for_gpus():
+    template = json.loads((INFRA / "kubernetes" / "pool.json").read_text(encoding="utf-8"))
+    used = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(template["job_configuration"])))
+    assert used == set(template["variables"]["properties"])
+    (container,) = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "{{ gpus }}"}
+    assert all("value" not in entry for entry in container["env"] if SECRET.search(entry["name"]))
+
+
+@pytest.mark.parametrize("unit", sorted((INFRA / "systemd").glob("*.service")), ids=lambda unit: unit.name)
+def test_a_unit_calls_a_start_script_and_holds_no_secret(unit: Path):
+    parsed = ConfigParser(strict=False, interpolation=None)
+    parsed.optionxform = str  # type: ignore[assignment,method-assign]
+    parsed.read_string(unit.read_text(encoding="utf-8"))
+    service = parsed["Service"]
+    script, *queue = shlex.split(service["ExecStart"].removeprefix("/opt/understudy/infra/"))
+    assert script in NEEDS
+    assert service["User"] == "understudy"
+    assert service["Restart"] == "always"
+    assert service["EnvironmentFile"].startswith("/etc/understudy/")
+    assert not SECRET.search(unit.read_text(encoding="utf-8"))
+    if script == "start-worker":
+        assert queue[0] in ("gpu", "cpu", "coordinator")
+        assert service["KillMode"] == "control-group"
+
+
+def test_a_gpu_unit_sees_the_gpu_of_its_name_and_has_a_clone_of_its_own():
+    unit = (INFRA / "systemd" / "understudy-worker@.service").read_text(encoding="utf-8")
+    assert "Environment=CUDA_VISIBLE_DEVICES=%i\n" in unit
+    assert "Environment=UNDERSTUDY_CLONE=%S/understudy/gpu-%i\n" in unit
+
+
+def test_the_image_holds_no_secret_and_copies_what_is_there():
+    dockerfile = (INFRA / "Dockerfile").read_text(encoding="utf-8")
+    assert not SECRET.search(dockerfile)
+    copied = [
+        word for line in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE) for word in line.split()
+    ]
+    assert all((ROOT / name).exists() for name in copied)
+    ignored = (INFRA / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert ignored[0] == "*"
+    assert {f"!{name}" for name in copied} == {line for line in ignored if line.startswith("!")}
+    assert re.search(r"^USER understudy$", dockerfile, re.MULTILINE)

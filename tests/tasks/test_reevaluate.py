@@ -1,0 +1,76 @@
+"""The champion on today's test split: a real training, a real release, a real registry."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from tasks import distill, evaluate, register
+from tasks.atomic import write_text
+from tasks.clips import read_clips, write_clips
+from tasks.errors import UserError
+from tasks.layout import Workspace
+from tasks.params import Params, parse
+from tasks.reevaluate import reevaluate
+
+
+@pytest.fixture(scope="module")
+def registered(
+    tmp_path_factory: pytest.TempPathFactory, small_params: dict[str, Any], drawn_workspace: Any
+) -> tuple[Params, Workspace]:
+    """A workspace whose baseline is trained, evaluated and, as the first version, champion."""
+    root = tmp_path_factory.mktemp("reevaluate")
+    workspace = drawn_workspace(root)
+    (workspace.index / "videos.csv").write_text("video\n")
+    write_text(workspace.params, yaml.safe_dump(small_params | {"teachers": {}, "fused": {}}))
+    params = parse(workspace.params.read_text(), workspace.params)
+    distill.run(params, workspace, "baseline")
+    evaluate.run(params, workspace)
+    register.run(params, workspace)
+    return params, workspace
+
+
+def test_on_the_clips_of_its_registration_the_champion_is_what_it_was(registered: tuple[Params, Workspace]):
+    found = reevaluate(*registered)
+    assert (found.version, found.clips) == ("1", 6)
+    assert [figure.name for figure in found.figures] == ["top1", "ece_scaled"]
+    for figure in found.figures:
+        assert figure.now == pytest.approx(figure.then, abs=1e-6)
+    assert found.drifted == []
+
+
+def test_clips_that_show_what_it_says_are_another_picture(registered: tuple[Params, Workspace]):
+    params, workspace = registered
+    said = pd.read_parquet(workspace.reports / "predictions.parquet")
+    predicted = {(row.clip_id, row.head): row.predicted for row in said.itertuples()}
+    clips = read_clips(workspace.index)
+    right = [
+        clip.__class__(
+            **{**vars(clip), "labels": {head: predicted[clip.clip_id, head] for head in clip.labels}}
+        )
+        if clip.split == "test"
+        else clip
+        for clip in clips
+    ]
+    try:
+        write_clips(workspace.index / "clips.csv", right, params.data.heads, [])
+        found = reevaluate(params, workspace)
+    finally:
+        write_clips(workspace.index / "clips.csv", clips, params.data.heads, [])
+    top1 = found.figures[0]
+    assert top1.now == 1.0
+    assert top1.drifted == (top1.interval[1] < 1.0)
+    assert top1.drifted, f"chance made it right everywhere: {top1}"
+
+
+def test_a_champion_of_other_classes_and_none_at_all_are_refused(
+    registered: tuple[Params, Workspace], small_params: dict[str, Any], tmp_path: Path
+):
+    _, workspace = registered
+    other = small_params | {"data": small_params["data"] | {"heads": {"verb": ["up", "down"]}}}
+    with pytest.raises(UserError, match="knows other classes"):
+        reevaluate(parse(yaml.safe_dump(other), Path("params.yaml")), workspace)
+    with pytest.raises(UserError, match="registry has no"):
+        reevaluate(parse(yaml.safe_dump(small_params), Path("params.yaml")), Workspace(tmp_path))
