@@ -80,7 +80,7 @@ def load(model: str, workspace: Workspace = _HERE) -> Committee:
             )
         return Committee.load(Path(model))
     with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
-        return Committee.load(_download(model, workspace, Path(folder)))
+        return Committee.load(download(model, workspace, Path(folder)))
 
 
 def predict(
@@ -181,7 +181,7 @@ def _in_memory(rows: Sequence[Row]) -> Rows:
     )
 
 
-def _download(model: str, workspace: Workspace, folder: Path) -> Path:
+def download(model: str, workspace: Workspace, folder: Path) -> Path:
     """Fetch a version into `folder`, check it, and give the release folder in it."""
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
+import pandas as pd
 import yaml
 
 from tasks.atomic import digest, file_digest, new_folder, write_json, write_text
@@ -23,6 +24,7 @@ from tasks.layout import Workspace
 from tasks.networks import Committee
 from tasks.params import Params
 from tasks.predict import FILE_TAG, refuse_pickles
+from tasks.scorecard import Scorecard
 from tasks.stores import tracking
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 MODEL = "understudy-student"
 """The registered model's name; interfaces outside rely on it."""
+ABOUT = "Recognises actions in first-person video, RGB alone."
+LONGEST_DESCRIPTION = 5000
+"""Characters of a description that every store of MLflow takes."""
 
 _ROOT = Path(__file__).parents[1]
 _SERVED = ("tasks", "models")  # the rooms that mlflow/student.py imports; they travel with the model
@@ -38,7 +43,6 @@ _REQUIREMENTS = (
     "mlflow", "torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "pandas", "pyarrow", "pydantic",
     "pydantic-settings", "opencv-python-headless", "av", "decord",
 )  # fmt: skip
-_LONGEST_DESCRIPTION = 5000
 _TEST_FIGURES = ("top1", "top5", "ece_scaled", "nll_scaled")
 
 
@@ -82,14 +86,25 @@ class Candidate:
 
 
 def run(params: Params, workspace: Workspace, item: str | None = None) -> None:
-    """Package the student to ship as artifacts/release, then register it.
+    """Package the student to ship as artifacts/release, register it, and have the gate judge it.
 
     Raises:
         UserError: a student of params.yaml was not trained.
         InfrastructureError: MLflow failed; the release is built, and registering again is cheap.
     """
     package(params, workspace)
-    ensure(workspace)
+    register(params, workspace)
+
+
+def register(params: Params, workspace: Workspace) -> None:
+    """Make the release a version of the registered model unless it is one, and have the gate judge it.
+
+    Raises:
+        UserError, InfrastructureError: see `ensure` and `tasks.promotion.settle`.
+    """
+    from tasks import promotion  # it knows the release; this module need not know it to write one
+
+    promotion.settle(params, workspace, ensure(workspace))
 
 
 def choose(candidates: Sequence[Candidate], asked: str, head: str) -> Candidate:
@@ -109,6 +124,7 @@ def package(params: Params, workspace: Workspace) -> None:
     chosen = choose(candidates, asked, head)
     seed = chosen.best_seed(head)
     comparison = _comparison(workspace)
+    scorecard = _scorecard(workspace, chosen.name, seed)
     release = {
         "name": MODEL,
         "student": chosen.name,
@@ -128,6 +144,7 @@ def package(params: Params, workspace: Workspace) -> None:
         "data_digest": _data_digest(workspace),
         "validation": chosen.about["validation"][str(seed)],
         "test": _test_figures(comparison, chosen.name),
+        "test_digest": scorecard.digest if scorecard else None,
         "params_count": chosen.about["params_count"],
         "gmacs": chosen.about["gmacs"],
     }
@@ -135,6 +152,8 @@ def package(params: Params, workspace: Workspace) -> None:
         shutil.copytree(chosen.folder / f"seed-{seed}", folder, dirs_exist_ok=True)
         if picture := _picture(workspace):
             shutil.copyfile(picture, folder / picture.name)
+        if scorecard:
+            scorecard.write(folder)
         card = _card(params, workspace, release, comparison, Committee.load(folder))
         write_text(folder / "model_card.md", card)
         refuse_pickles(folder, MODEL)
@@ -142,10 +161,13 @@ def package(params: Params, workspace: Workspace) -> None:
         write_json(folder / "release.json", release | {"files": files})
 
 
-def ensure(workspace: Workspace) -> None:
+def ensure(workspace: Workspace) -> "ModelVersion":
     """Make the release a version of the registered model unless it is one, and give it its alias.
 
     The first version becomes champion, later ones challenger.
+
+    Returns:
+        The version.
 
     Raises:
         UserError: there is no release, or its files are not those of release.json.
@@ -172,6 +194,7 @@ def ensure(workspace: Workspace) -> None:
         f"{MODEL} version {registered.version} {'was' if found else 'is now'} in the MLflow registry: "
         + _why_chosen(release)
     )
+    return registered
 
 
 def _why_chosen(release: Mapping[str, Any]) -> str:
@@ -196,6 +219,7 @@ def _register(
         "release_digest": key,
         "data": release["data"],
         "data_digest": release["data_digest"],
+        "test_digest": release["test_digest"] or "",
         "student": release["student"],
         "role": release["role"],
         "method": release["method"],
@@ -217,9 +241,7 @@ def _register(
         mlflow.log_metrics(figures)
         logged = _log_model(workspace)
         try:
-            client.create_registered_model(
-                MODEL, description="Recognises actions in first-person video, RGB alone."
-            )
+            client.create_registered_model(MODEL, description=ABOUT)
         except mlflow.exceptions.MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -229,7 +251,7 @@ def _register(
             logged.model_uri,
             run_id=opened.info.run_id,
             model_id=logged.model_id,
-            description=card[:_LONGEST_DESCRIPTION],
+            description=card[:LONGEST_DESCRIPTION],
             tags=tags
             | {metric: f"{value:.4f}" for metric, value in figures.items()}
             | {FILE_TAG + file: value for file, value in _digests(workspace.release).items()},
@@ -239,7 +261,6 @@ def _register(
 def _log_model(workspace: Workspace) -> Any:
     """The LoggedModel: mlflow/student.py, the rooms it imports, and the release folder."""
     import mlflow
-    import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
     from mlflow.types.schema import Map
@@ -331,6 +352,16 @@ def _comparison(workspace: Workspace) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError("not found", file=file, remedy="run `dvc repro evaluate`") from None
+
+
+def _scorecard(workspace: Workspace, student: str, seed: int) -> Scorecard | None:
+    """What the network that ships said of the test clips; None where the report does not hold it."""
+    file = workspace.reports / "predictions.parquet"
+    try:
+        predictions = pd.read_parquet(file)
+    except FileNotFoundError:
+        raise UserError("not found", file=file, remedy="run `dvc repro evaluate`") from None
+    return Scorecard.of(predictions, student, seed, read_clips(workspace.index, "test"))
 
 
 def _picture(workspace: Workspace) -> Path | None:
