@@ -18,12 +18,13 @@ class Paired:
 
     Attributes:
         before, after: of the first and of the second version.
-        interval: 95 % interval of after − before, clips resampled for both alike.
+        interval: 95 % interval of after − before, clips resampled for both alike; None where the two were not scored
+            on the same clips.
     """
 
     before: float
     after: float
-    interval: Interval
+    interval: Interval | None
 
     @property
     def change(self) -> float:
@@ -67,6 +68,15 @@ def paired(first: Said, second: Said, evaluate: Evaluate) -> dict[str, Paired]:
     }
 
 
+def unpaired(first: Said, second: Said, evaluate: Evaluate) -> dict[str, Paired]:
+    """The same figures of two versions that were scored on different clips."""
+    return {
+        "top1": Paired(float(first.top1.mean()), float(second.top1.mean()), None),
+        "ece": Paired(_measured_ece(first, evaluate), _measured_ece(second, evaluate), None),
+        "nll": Paired(float(first.nll.mean()), float(second.nll.mean()), None),
+    }
+
+
 def by_class(first: Said, second: Said) -> list[Part]:
     """Every class among the clips, the largest loss first."""
     return sorted(_parts(first.true, first, second), key=lambda part: (part.change, part.name))
@@ -96,10 +106,16 @@ def _mean(first: np.ndarray, second: np.ndarray, evaluate: Evaluate) -> Paired:
 
 
 def _ece(first: Said, second: Said, evaluate: Evaluate) -> Paired:
-    measured, draws = [], []
-    for said in (first, second):
-        sure, right = said.confidence[None], said.top1[None]
-        measured.append(float(ece_per_seed(sure, right, evaluate.bins)[0]))
-        draws.append(resampled_ece(sure, right, evaluate.bins, evaluate.bootstrap, _RESAMPLING_SEED))
-    low, high = np.quantile(draws[1] - draws[0], [0.025, 0.975])
-    return Paired(measured[0], measured[1], Interval(float(low), float(high)))
+    before, after = (
+        resampled_ece(
+            said.confidence[None], said.top1[None], evaluate.bins, evaluate.bootstrap, _RESAMPLING_SEED
+        )
+        for said in (first, second)
+    )
+    low, high = np.quantile(after - before, [0.025, 0.975])
+    interval = Interval(float(low), float(high))
+    return Paired(_measured_ece(first, evaluate), _measured_ece(second, evaluate), interval)
+
+
+def _measured_ece(said: Said, evaluate: Evaluate) -> float:
+    return float(ece_per_seed(said.confidence[None], said.top1[None], evaluate.bins)[0])

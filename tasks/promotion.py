@@ -7,7 +7,6 @@ carried to its end by whatever looks at the registry next.
 
 import getpass
 import json
-import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +33,8 @@ from tasks.report.tables import prediction_table
 from tasks.scorecard import Scorecard
 from tasks.shards import Shards
 from tasks.stores import tracking
+from tasks.versus.compared import Side, Versus, compared
+from tasks.versus.page import render
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,7 +45,6 @@ _KEY, _VERDICT = "gate_key", "gate_json"
 _MOVE = "move_in_progress"
 _HISTORY = "history."
 _LONGEST_TAG = 5000
-_SHORT = re.compile(r"@(?P<alias>[\w-]+)|v(?P<version>\d+)")
 _MOST_ROUNDS, _PATIENCE_S = 20, 20.0
 
 
@@ -80,14 +80,6 @@ class _Move:
     aliases: Mapping[str, str | None]
     stamp: str
     words: str
-
-
-def address(name: str) -> str:
-    """`name` as models:/…, where it is @ALIAS or vN for short; anything else as it is."""
-    short = _SHORT.fullmatch(name)
-    if short is None:
-        return name
-    return f"models:/{MODEL}@{short['alias']}" if short["alias"] else f"models:/{MODEL}/{short['version']}"
 
 
 def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> None:
@@ -239,7 +231,6 @@ def _judge(
     head = params.register_.head
     verdict = judge(challenger, against, params.gate, params.evaluate, head)
     key = _key(params, version, champion)
-    _write_report(workspace, verdict, key, version.tags["release_digest"])
     tags = {
         "gate_verdict": verdict.outcome,
         "gate_against": verdict.against or "",
@@ -254,8 +245,12 @@ def _judge(
             client.delete_model_version_tag(MODEL, version.version, left)
     for name, value in tags.items():
         client.set_model_version_tag(MODEL, version.version, name, value)
-    page = f"{markdown(verdict)}\n\n{ours.card}"
-    client.update_model_version(MODEL, version.version, description=page[:LONGEST_DESCRIPTION])
+    description = f"{markdown(verdict)}\n\n{ours.card}"[:LONGEST_DESCRIPTION]
+    client.update_model_version(MODEL, version.version, description=description)
+    told = client.get_model_version(MODEL, version.version)
+    page = render(_versus(told, champion, challenger, against, params), verdict, params.evaluate.bins)
+    client.log_text(version.run_id, page, "gate.html")
+    _write_report(workspace, verdict, page, key, version.tags["release_digest"])
     if verdict.outcome != "not comparable":  # another clone may have the data
         client.set_model_version_tag(MODEL, version.version, _KEY, key)
     return verdict
@@ -351,8 +346,23 @@ def score(committee: Committee, params: Params, workspace: Workspace) -> Scoreca
     return scorecard
 
 
-def _write_report(workspace: Workspace, verdict: Verdict, key: str, release_digest: str) -> None:
+def _versus(
+    version: "ModelVersion",
+    champion: "ModelVersion | None",
+    challenger: Contender,
+    against: Contender | None,
+    params: Params,
+) -> Versus | None:
+    """The champion and the challenger side by side, if both were scored."""
+    if champion is None or against is None or challenger.scorecard is None or against.scorecard is None:
+        return None
+    sides = Side.of(champion, against.scorecard), Side.of(version, challenger.scorecard)
+    return compared(*sides, params.evaluate)
+
+
+def _write_report(workspace: Workspace, verdict: Verdict, page: str, key: str, release_digest: str) -> None:
     """reports/gate: the last verdict, for people and for whoever publishes it."""
+    write_text(workspace.gate / "index.html", page)
     write_text(workspace.gate / "verdict.md", markdown(verdict) + "\n")
     known = {"key": key, "release_digest": release_digest, "summary": verdict.summary}
     write_json(workspace.gate / "verdict.json", known | verdict.as_json())
@@ -439,7 +449,7 @@ def _version(client: "MlflowClient", name: str) -> "ModelVersion":
     """The version of an alias, a number, or either as models:/… or for short."""
     from mlflow.exceptions import MlflowException
 
-    asked = address(name).removeprefix(f"models:/{MODEL}").lstrip("@/")
+    asked = tracking.address(name).removeprefix(f"models:/{MODEL}").lstrip("@/")
     try:
         if asked.isdecimal():
             return client.get_model_version(MODEL, asked)

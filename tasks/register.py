@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import numpy as np
 import pandas as pd
-import yaml
 
 from tasks.atomic import digest, file_digest, new_folder, write_json, write_text
 from tasks.clips import SPLITS, read_clips
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-MODEL = "understudy-student"
-"""The registered model's name; interfaces outside rely on it."""
+MODEL = tracking.MODEL
 ABOUT = "Recognises actions in first-person video, RGB alone."
 LONGEST_DESCRIPTION = 5000
 """Characters of a description that every store of MLflow takes."""
@@ -131,6 +129,7 @@ def package(params: Params, workspace: Workspace) -> None:
         "role": chosen.about["role"],
         "seed": seed,
         "method": chosen.about["method"],
+        "teachers": params.heard_by(chosen.name),
         "chosen": chosen.about["chosen"].get(str(seed), {}),
         "chosen_by": {
             "asked": asked,
@@ -215,7 +214,7 @@ def _register(
     import mlflow
     from mlflow.entities import Dataset, DatasetInput
 
-    tags = _lineage(workspace) | {
+    tags = tracking.lineage(workspace) | {
         "release_digest": key,
         "data": release["data"],
         "data_digest": release["data_digest"],
@@ -223,13 +222,17 @@ def _register(
         "student": release["student"],
         "role": release["role"],
         "method": release["method"],
+        "teachers": ", ".join(release["teachers"]),
         "seed": str(release["seed"]),
     }
     figures = _flat_figures(release)
     experiment = tracking.experiment(client, workspace, release["data"])
     name = f"register {release['student']} seed {release['seed']}"
+    parent = tracking.pipeline_run(client, workspace, experiment)
     with mlflow.start_run(
-        experiment_id=experiment, run_name=name, tags=tags | {"stage": "register"}
+        experiment_id=experiment,
+        run_name=name,
+        tags=tags | {"stage": "register"} | tracking.nested(parent),
     ) as opened:
         dataset = Dataset(
             release["data"],
@@ -246,6 +249,8 @@ def _register(
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         card = (workspace.release / "model_card.md").read_text(encoding="utf-8")
+        if parent:
+            client.set_terminated(parent)
         return client.create_model_version(
             MODEL,
             logged.model_uri,
@@ -293,20 +298,6 @@ def _point_alias(client: "MlflowClient", registered: "ModelVersion") -> None:
         client.set_registered_model_alias(MODEL, "champion", registered.version)
     elif int(registered.version) == newest and str(newest) not in map(str, model.aliases.values()):
         client.set_registered_model_alias(MODEL, "challenger", registered.version)
-
-
-def _lineage(workspace: Workspace) -> dict[str, str]:
-    """What the clone says of where the release came from; what is missing is left out."""
-    found = {"git_commit": tracking.git_commit(workspace)}
-    data = workspace.root / "data.dvc"
-    if data.exists():
-        found["data_dvc_md5"] = str(
-            yaml.safe_load(data.read_text(encoding="utf-8"))["outs"][0].get("md5", "")
-        )
-    for tag, file in {"dvc_lock_sha256": "dvc.lock", "params_sha256": "params.yaml"}.items():
-        if (workspace.root / file).exists():
-            found[tag] = file_digest(workspace.root / file)
-    return {tag: value for tag, value in found.items() if value}
 
 
 def _flat_figures(release: Mapping[str, Any]) -> dict[str, float]:

@@ -45,6 +45,12 @@ class Settings(BaseSettings):
     decode_timeout_s: float = Field(
         default=120.0, gt=0, description="A probe of one video may take this long."
     )
+    pipeline_run: str = Field(
+        default="",
+        pattern=r"^[^'\\]*$",
+        description="Name of a pipeline run: MLflow shows the trainings as nested runs of one of that name. "
+        "`understudy run` sets it.",
+    )
 
 
 def memory_bytes() -> int:
