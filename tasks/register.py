@@ -39,7 +39,7 @@ _ROOT = Path(__file__).parents[1]
 _SERVED = ("tasks", "models")  # the rooms that mlflow/student.py imports; they travel with the model
 _REQUIREMENTS = (
     "mlflow", "torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "pandas", "pyarrow", "pydantic",
-    "pydantic-settings", "opencv-python-headless", "av", "decord",
+    "pydantic-settings", "PyYAML", "opencv-python-headless", "av", "decord",
 )  # fmt: skip
 _TEST_FIGURES = ("top1", "top5", "ece_scaled", "nll_scaled")
 

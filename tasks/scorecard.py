@@ -100,7 +100,7 @@ class Scorecard:
         return Said(
             true=rows["true"].to_numpy(),
             top1=(rows["true"] == rows["predicted"]).to_numpy(np.float64),
-            confidence=rows["confidence"].to_numpy(np.float64),
+            confidence=np.array(rows["confidence"], np.float64),
             nll=-np.log(rows["prob_true"].to_numpy(np.float64).clip(_LEAST)),
             slices={
                 column.removeprefix(_SLICE): rows[column].to_numpy()
