@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tasks.pairing import by_slice, paired
+from models.metrics import Interval
+from tasks.pairing import Paired, by_slice, paired
 from tasks.params import Evaluate, Gate
 from tasks.scorecard import Scorecard
 
@@ -197,7 +198,7 @@ def _against(
     assert champion.scorecard is not None
     before, after = champion.scorecard.said(head), challenger.scorecard.said(head)
     figures = paired(before, after, evaluate)
-    top1, low, high = figures["top1"], *figures["top1"].interval
+    top1, (low, high) = figures["top1"], _interval(figures["top1"])
     yield Check(
         "top1",
         low > gate.min_top1_gain,
@@ -211,7 +212,7 @@ def _against(
         ("ece", "ECE after temperature", gate.max_ece_increase),
         ("nll", "NLL after temperature", gate.max_nll_increase),
     ):
-        figure, (low, high) = figures[name], figures[name].interval
+        figure, (low, high) = figures[name], _interval(figures[name])
         yield Check(
             name,
             figure.change <= limit,
@@ -241,3 +242,8 @@ def _against(
             f"{challenger.latency_ms:.1f} ms a clip against {champion.latency_ms:.1f} ms measured in turn, "
             f"{ratio:.2f} times; at most {gate.max_latency_ratio:g}",
         )
+
+
+def _interval(both: Paired) -> Interval:
+    assert both.interval is not None  # of paired figures there is one
+    return both.interval

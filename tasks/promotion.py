@@ -249,7 +249,8 @@ def _judge(
     client.update_model_version(MODEL, version.version, description=description)
     told = client.get_model_version(MODEL, version.version)
     page = render(_versus(told, champion, challenger, against, params), verdict, params.evaluate.bins)
-    client.log_text(version.run_id, page, "gate.html")
+    if version.run_id:  # one registered by hand may have none
+        client.log_text(version.run_id, page, "gate.html")
     _write_report(workspace, verdict, page, key, version.tags["release_digest"])
     if verdict.outcome != "not comparable":  # another clone may have the data
         client.set_model_version_tag(MODEL, version.version, _KEY, key)
