@@ -151,10 +151,10 @@ def package(params: Params, workspace: Workspace) -> None:
         shutil.copytree(chosen.folder / f"seed-{seed}", folder, dirs_exist_ok=True)
         if picture := _picture(workspace):
             shutil.copyfile(picture, folder / picture.name)
-        if scorecard:
-            scorecard.write(folder)
         card = _card(params, workspace, release, comparison, Committee.load(folder))
         write_text(folder / "model_card.md", card)
+        if scorecard:
+            scorecard.write(folder)
         refuse_pickles(folder, MODEL)
         files = {file.name: file_digest(file) for file in sorted(folder.iterdir())}
         write_json(folder / "release.json", release | {"files": files})
@@ -332,6 +332,16 @@ def _read_release(folder: Path) -> dict[str, Any]:
     return release
 
 
+def _scorecard(workspace: Workspace, student: str, seed: int) -> Scorecard | None:
+    """What the network that ships said of the test clips; None where the report does not hold it."""
+    file = workspace.reports / "predictions.parquet"
+    try:
+        predictions = pd.read_parquet(file)
+    except FileNotFoundError:
+        raise UserError("not found", file=file, remedy="run `dvc repro evaluate`") from None
+    return Scorecard.of(predictions, student, seed, read_clips(workspace.index, "test"))
+
+
 def _data_digest(workspace: Workspace) -> str:
     """Names the clips with their labels and splits, and the bytes of their videos."""
     return digest([file_digest(workspace.index / name) for name in ("clips.csv", "videos.csv")])
@@ -343,16 +353,6 @@ def _comparison(workspace: Workspace) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError("not found", file=file, remedy="run `dvc repro evaluate`") from None
-
-
-def _scorecard(workspace: Workspace, student: str, seed: int) -> Scorecard | None:
-    """What the network that ships said of the test clips; None where the report does not hold it."""
-    file = workspace.reports / "predictions.parquet"
-    try:
-        predictions = pd.read_parquet(file)
-    except FileNotFoundError:
-        raise UserError("not found", file=file, remedy="run `dvc repro evaluate`") from None
-    return Scorecard.of(predictions, student, seed, read_clips(workspace.index, "test"))
 
 
 def _picture(workspace: Workspace) -> Path | None:

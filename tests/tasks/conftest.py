@@ -151,8 +151,6 @@ SMALL: dict[str, Any] = {
         "distillation_weight": [0.5],
         "weights_temperature": [1.0],
     },
-    "evaluate": {"clips": [1], "crops": [1], "bins": 15, "bootstrap": 20},
-    "register": {"student": "auto", "head": "action"},
     "gate": {
         "min_top1_gain": 0.0,
         "max_ece_increase": 0.02,
@@ -163,6 +161,8 @@ SMALL: dict[str, Any] = {
         "max_size_mb": 200.0,
         "promote": "manual",
     },
+    "evaluate": {"clips": [1], "crops": [1], "bins": 15, "bootstrap": 20},
+    "register": {"student": "auto", "head": "action"},
 }
 
 

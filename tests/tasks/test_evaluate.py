@@ -120,8 +120,6 @@ PARAMS: dict[str, Any] = {
         "divergence": ["forward_kl"],
         "weights_temperature": [1.0, 0.1],
     },
-    "evaluate": {"clips": [1, 2, 3], "crops": [1, 3], "bins": 15, "bootstrap": 50},
-    "register": {"student": "auto", "head": "action"},
     "gate": {
         "min_top1_gain": 0.0,
         "max_ece_increase": 0.02,
@@ -132,6 +130,8 @@ PARAMS: dict[str, Any] = {
         "max_size_mb": 200.0,
         "promote": "manual",
     },
+    "evaluate": {"clips": [1, 2, 3], "crops": [1, 3], "bins": 15, "bootstrap": 50},
+    "register": {"student": "auto", "head": "action"},
 }
 CHOSEN = {
     "temperature": 1.0,
