@@ -219,7 +219,7 @@ def team_clone(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     params["modalities"] = {name: params["modalities"][name] for name in ("rgb", "detections")}
     params["students"] = {"baseline": params["students"]["baseline"]}
     params["views"] |= {"per_clip": 4}
-    splits = ("train",) * 16 + ("val",) * 4 + ("test",) * 12
+    splits = ("train",) * 8 + ("val",) * 2 + ("test",) * 6
     return _clone(tmp_path_factory.mktemp("team") / "clone", params, splits)
 
 

@@ -111,15 +111,24 @@ def told(tmp_path_factory, drawn_workspace, values):
 
 
 @pytest.fixture
-def workspace(told, tmp_path, monkeypatch):
-    """A copy of it, its own registry included."""
+def copied(told, tmp_path, monkeypatch):
+    """Makes copies of it by name, each with a registry of its own."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("UNDERSTUDY_WORK", "work")
-    root = tmp_path / "clone"
-    shutil.copytree(told.root, root)
-    database = root / "work" / "mlflow.db"
-    move_artifacts(database, told.root, root)
-    return Workspace(root)
+
+    def make(name):
+        root = tmp_path / name
+        shutil.copytree(told.root, root)
+        move_artifacts(root / "work" / "mlflow.db", told.root, root)
+        return Workspace(root)
+
+    return make
+
+
+@pytest.fixture
+def workspace(copied):
+    """One copy."""
+    return copied("clone")
 
 
 def move_artifacts(database, before, after):
@@ -278,69 +287,81 @@ STEPS = (
     "delete_registered_model_tag",
 )
 KILLED = textwrap.dedent("""
-    import os, signal, sys
+    import json, os, signal, sys
     from pathlib import Path
     from mlflow import MlflowClient
     from tasks import promotion
     from tasks.layout import Workspace
     from tasks.params import load
 
-    command, root, after, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
-    done = 0
+    steps, jobs = json.loads(sys.argv[1])
 
-    def counted(step):
-        def call(*args, **kwargs):
-            global done
-            result = step(*args, **kwargs)
-            done += 1
-            if done == after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-        return call
+    def run(command, root, after):
+        done = 0
 
-    for name in steps:
-        setattr(MlflowClient, name, counted(getattr(MlflowClient, name)))
-    workspace = Workspace(root)
-    if command == "promote":
-        promotion.promote("challenger", load(workspace.params), workspace, False, "")
-    else:
-        promotion.rollback(workspace, "")
-    print(done)
+        def counted(step):
+            def call(*args, **kwargs):
+                nonlocal done
+                result = step(*args, **kwargs)
+                done += 1
+                if done == after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return result
+            return call
+
+        for name in steps:
+            setattr(MlflowClient, name, counted(getattr(MlflowClient, name)))
+        workspace = Workspace(Path(root))
+        if command == "promote":
+            promotion.promote("challenger", load(workspace.params), workspace, False, "")
+        else:
+            promotion.rollback(workspace, "")
+
+    for job in jobs:
+        child = os.fork()
+        if not child:
+            run(*job)
+            os._exit(0)
+        print(os.WTERMSIG(os.waitpid(child, 0)[1]))
 """)
 
 
-def killed(workspace, command, after):
-    """Run a command that dies by SIGKILL when it has taken `after` steps; whether it died."""
+def kill(*jobs):
+    """Run (command, workspace, after), each in a process of its own that dies by SIGKILL after so many steps."""
+    told = [(command, str(workspace.root), after) for command, workspace, after in jobs]
     ended = subprocess.run(
-        [sys.executable, "-c", KILLED, command, str(workspace.root), str(after), *STEPS],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", KILLED, json.dumps([STEPS, told])],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
-    return ended.returncode != 0
+    assert ended.stdout.split() == [str(int(signal.SIGKILL))] * len(jobs), ended.stderr
 
 
-@pytest.mark.parametrize("after", [1, 2, 3, 4, 5, 6])
-def test_killed_in_a_promotion_the_same_command_ends_right(workspace, values, after):
+def test_killed_in_a_promotion_the_same_command_ends_right(copied, values):
     """Written down, previous, champion, challenger gone, told twice: the seventh step erases the note."""
-    assert killed(workspace, "promote", after)
-    assert aliases(workspace) != {"champion": 3, "previous": 1} or after > 3
-    promotion.promote("challenger", parsed(values), workspace, force=False, reason="")
-    assert aliases(workspace) == {"champion": 3, "previous": 1}
-    told = tracking.client(workspace).get_registered_model(register.MODEL)
-    assert told.description.count("promoted") == 1
-    assert "move_in_progress" not in told.tags
+    cut = {after: copied(f"after-{after}") for after in range(1, 7)}
+    kill(*(("promote", workspace, after) for after, workspace in cut.items()))
+    assert aliases(cut[1]) == {"champion": 1, "challenger": 3}
+    assert aliases(cut[3]) == {"champion": 3, "challenger": 3, "previous": 1}
+    for workspace in cut.values():
+        promotion.promote("challenger", parsed(values), workspace, force=False, reason="")
+        assert aliases(workspace) == {"champion": 3, "previous": 1}
+        told = tracking.client(workspace).get_registered_model(register.MODEL)
+        assert told.description.count("promoted") == 1
+        assert "move_in_progress" not in told.tags
 
 
-@pytest.mark.parametrize("after", [1, 2, 3])
-def test_killed_in_a_rollback_the_same_command_ends_right(workspace, values, after):
-    promotion.promote("challenger", parsed(values), workspace, force=False, reason="")
-    assert killed(workspace, "rollback", after)
-    assert "interrupted rollback" in promotion.rollback(workspace, "")
-    assert aliases(workspace) == {"champion": 1, "previous": 3}
+def test_killed_in_a_rollback_the_same_command_ends_right(copied, values):
+    cut = {after: copied(f"after-{after}") for after in range(1, 6)}
+    for workspace in cut.values():
+        promotion.promote("challenger", parsed(values), workspace, force=False, reason="")
+    kill(*(("rollback", workspace, after) for after, workspace in cut.items()))
+    for workspace in cut.values():
+        assert "interrupted rollback" in promotion.rollback(workspace, "")
+        assert aliases(workspace) == {"champion": 1, "previous": 3}
 
 
 def test_a_run_ends_what_a_killed_promotion_began(workspace, values, capsys):
-    assert killed(workspace, "promote", 2)
+    kill(("promote", workspace, 2))
     register.run(parsed(values), workspace)
     assert "an interrupted move was carried to its end: version 3 promoted" in capsys.readouterr().out
     assert aliases(workspace) == {"champion": 3, "previous": 1}
