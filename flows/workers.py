@@ -38,6 +38,7 @@ from flows.executor import Outcome, StageFailed
 from flows.local import LocalExecutor
 from flows.plan import Plan, Step
 from tasks.errors import InfrastructureError, UserError
+from tasks.settings import settings
 
 STAGE_DEPLOYMENT = "stage/on-worker"
 STARTS = 3
@@ -111,6 +112,7 @@ class WorkersExecutor:
             "commit": self._commit,
             "outputs": {name: lockfile.outputs(locked[name]) for name in step.dependencies if name in locked},
             "force": step.forced,
+            "pipeline_run": settings().pipeline_run,
         }
         digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
         for attempt in itertools.count():
