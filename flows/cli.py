@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from flows.executor import ExecutorName
     from flows.plan import Plan
     from flows.study import Part
+    from tasks.layout import Workspace
     from tasks.predict import Prediction
+    from tasks.versus.compared import Versus
 
 _DEBUG = "UNDERSTUDY_DEBUG"
 
@@ -242,17 +244,29 @@ def predict(
 
 @app.command(
     epilog="Examples:  understudy compare  ·  understudy compare HEAD~1 HEAD  ·  "
-    "understudy compare old.json  ·  "
-    "understudy compare models:/understudy-student/1 models:/understudy-student/2"
+    "understudy compare old.json  ·  understudy compare @champion @challenger --html versus.html  ·  "
+    "understudy compare v1 v2"
 )
 def compare(
     first: Annotated[
-        str | None, typer.Argument(help="A comparison.json, a git revision or a registered version.")
+        str | None,
+        typer.Argument(
+            help="A comparison.json, a registered version (@champion, v2, models:/…) or a git revision."
+        ),
     ] = None,
     second: Annotated[str | None, typer.Argument(help="Another; without it, the working tree's.")] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write a page too, of two registered versions."),
+    ] = None,
 ) -> None:
-    """Show teachers, baseline and students side by side, or two versions of them."""
+    """Show teachers, baseline and students side by side, or two versions of them.
+
+    Two registered versions are compared clip by clip, by what each said of the test clips when it was released:
+    paired differences with intervals, and the classes that changed.
+    """
     from tasks import compare as comparing
+    from tasks.errors import UserError
     from tasks.layout import Workspace
     from tasks.report.table import comparison_table
 
@@ -264,6 +278,12 @@ def compare(
         if (against := comparing.baseline_table(comparison)) is not None:
             console.print(against)
         return
+    versus = comparing.versus(first, second, workspace) if second is not None else None
+    if versus is not None:
+        _show_versus(versus, html, workspace, console)
+        return
+    if html is not None:
+        raise UserError("--html is of two registered versions", remedy="name both, as @champion @challenger")
     before = comparing.read(first, workspace)
     after = comparing.current(workspace) if second is None else comparing.read(second, workspace)
     console.print(comparing.versions_table(before, after, (first, second or "working tree")))
@@ -293,6 +313,43 @@ def deploy(
         console.print(f"{url}: nothing to change")
     elif not dry_run:
         console.print(f"{url}: done")
+
+
+@app.command(
+    epilog="Examples:  understudy promote  ·  understudy promote 3  ·  "
+    'understudy promote challenger --force --reason "the camera changed"'
+)
+def promote(
+    version: Annotated[
+        str, typer.Argument(help="A version's number or alias.", metavar="[VERSION|ALIAS]")
+    ] = "challenger",
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Even though the gate says no; needs a reason.")
+    ] = False,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; kept with the version.")] = "",
+) -> None:
+    """Make a registered version the champion, if the gate let it pass; the champion so far becomes previous.
+
+    The gate compares it with the champion on the same test clips, by the thresholds in params.yaml, section gate.
+    Who promoted it, when and why is kept in the registry. Exits with 2 where the gate says no.
+    """
+    from tasks.layout import Workspace
+    from tasks.params import load
+    from tasks.promotion import promote as make_champion
+
+    workspace = Workspace(_clone().root)
+    print(make_champion(version, load(workspace.params), workspace, force, reason))
+
+
+@app.command(epilog='Examples:  understudy rollback  ·  understudy rollback --reason "misses cups"')
+def rollback(
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; kept with the version.")] = "",
+) -> None:
+    """Make the previous champion champion again; a second rollback takes it back."""
+    from tasks.layout import Workspace
+    from tasks.promotion import rollback as make_previous_champion
+
+    print(make_previous_champion(Workspace(_clone().root), reason))
 
 
 def main() -> None:
@@ -460,6 +517,22 @@ def _show_predictions(found: "list[Prediction]", console: "Console") -> None:
     for prediction in found:
         if prediction.error:
             console.print(Text(f"{prediction.video}: {prediction.error}", "red"), soft_wrap=True)
+
+
+def _show_versus(versus: "Versus", html: Path | None, workspace: "Workspace", console: "Console") -> None:
+    """The tables of two versions, and their page if asked for."""
+    from tasks.versus.table import tables
+
+    console.print(versus.claim, soft_wrap=True)
+    for table in tables(versus):
+        console.print(table)
+    if html is not None:
+        from tasks.atomic import write_text
+        from tasks.params import load
+        from tasks.versus.page import render
+
+        write_text(html, render(versus, None, load(workspace.params).evaluate.bins))
+        console.print(f"page:  {html}", soft_wrap=True)
 
 
 def _span(start: float | None, stop: float | None) -> tuple[float, float] | None:

@@ -4,7 +4,9 @@ The flows of `flows.pipeline` and `flows.phases` are this with other wishes. It 
 an executor does.
 """
 
+import os
 import queue
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, copy_context
@@ -25,6 +27,7 @@ from flows.display import board
 from flows.executor import Executor, ExecutorName, Outcome, StageFailed
 from flows.local import LocalExecutor
 from flows.plan import Plan, Step, plan
+from flows.registration import publish_verdict
 
 
 class PipelineFailed(Exception):
@@ -121,6 +124,8 @@ def bring_up_to_date(wishes: Wishes, phases: Mapping[str, Flow[..., Any]], own: 
     if (part := _shown.get()) is not None:  # another run of ours opened this one, to show its stages
         return part.take_part()
     clone = of_flow(wishes.root)
+    # the stages, here or on workers, tell MLflow what they are part of
+    os.environ["UNDERSTUDY_PIPELINE_RUN"] = re.sub(r"['\\\\]", " ", f"{this_run.name} {this_run.id}")
     with clone.only_run() as lock:
         todo = plan(clone, wishes.targets, wishes.force, own)
         if shown := board.get():
@@ -130,6 +135,8 @@ def bring_up_to_date(wishes: Wishes, phases: Mapping[str, Flow[..., Any]], own: 
         run.to_the_end()
     publish(clone, run.outcomes, get_run_logger())
     run.raise_failures()
+    if run.outcomes.get("register", Outcome.CACHED) is not Outcome.CACHED:
+        publish_verdict(clone)
     return {name: outcome.value for name, outcome in run.outcomes.items()}
 
 

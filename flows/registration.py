@@ -1,15 +1,21 @@
 """That the release is in the MLflow registry of this machine, whoever made it."""
 
+import json
 import re
 import subprocess
 import sys
 
 from flows.clone import Clone
+from tasks.atomic import file_digest
 from tasks.errors import InfrastructureError
+from tasks.layout import Workspace
+
+_OURS = ("understudy-student version ", "gate: ")
+"""How the lines begin that say what was done; MLflow prints others."""
 
 
 def ensure_registered(clone: Clone) -> str:
-    """Bring the release into this tracking server where it is not there yet, and say which version it is.
+    """Bring the release into this tracking server where it is not there yet; which version it is, and the gate's word.
 
     A release that DVC restored from its cache made no MLflow run here, so the stage alone is not enough. In a
     process of its own: importing MLflow takes seconds that a pipeline without a release need not pay.
@@ -30,4 +36,43 @@ def ensure_registered(clone: Clone) -> str:
         message = re.search(r"^error: (.*)", said, re.MULTILINE | re.DOTALL)
         cause = message[1] if message else said.rpartition("\n")[2]
         raise InfrastructureError(f"the release is not in the MLflow registry: {cause}")
-    return done.stdout.strip().rpartition("\n")[2]
+    return "\n".join(line for line in done.stdout.splitlines() if line.startswith(_OURS))
+
+
+def publish_verdict(clone: Clone) -> None:
+    """What the gate says of the release, as an artifact of this flow run; an event where it beats the champion.
+
+    Nothing where there is no release, or the gate was not asked about it.
+
+    Raises:
+        InfrastructureError: the tracking server or its registry could not be used.
+    """
+    from prefect.artifacts import create_markdown_artifact
+
+    from flows.events import challenger_beats_champion
+
+    workspace = Workspace(clone.root)
+    if not (workspace.release / "release.json").is_file():
+        return
+    if _verdict(workspace) is None:
+        ensure_registered(clone)  # DVC restored the release, so the stage did not ask
+    verdict = _verdict(workspace)
+    if verdict is None:
+        return
+    create_markdown_artifact(
+        (workspace.gate / "verdict.md").read_text(encoding="utf-8"),
+        key="gate",
+        description=f"The gate on version {verdict['version']}: {verdict['outcome']}",
+    )
+    if verdict["outcome"] == "passed":
+        challenger_beats_champion(verdict["version"], verdict["summary"])
+
+
+def _verdict(workspace: Workspace) -> dict[str, str] | None:
+    """The verdict of reports/gate, if it is of the release that lies here."""
+    file = workspace.gate / "verdict.json"
+    if not file.is_file():
+        return None
+    verdict: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+    same = verdict["release_digest"] == file_digest(workspace.release / "release.json")
+    return verdict if same else None

@@ -33,6 +33,7 @@ def stage(
     outputs: Mapping[str, lockfile.Entry] | None = None,
     force: bool = False,
     root: Path | None = None,
+    pipeline_run: str = "",
 ) -> State[Any]:
     """Make one stage for a run that is going on elsewhere.
 
@@ -42,6 +43,7 @@ def stage(
         outputs: Stage before it → its entry of dvc.lock, cmd and outs, where the commit's dvc.lock is older.
         force: Run it even where nothing changed.
         root: The worker's clone. Default: UNDERSTUDY_CLONE, else the current folder.
+        pipeline_run: What the run that asks is called in MLflow.
 
     Returns:
         Completed with a message ran, restored or cached; Failed with one that `told` reads.
@@ -58,7 +60,8 @@ def stage(
             executor = LocalExecutor(clone, lock)
             # With --pull, DVC also looks among what other machines made of the same inputs.
             options = ["--force"] if force else ["--pull"]
-            outcome = executor.repro(stage, options, logger.info, {})
+            named = {"UNDERSTUDY_PIPELINE_RUN": pipeline_run}
+            outcome = executor.repro(stage, options, logger.info, named)
             remote.push_made(clone, stage)
             made = lockfile.entries(clone)[stage]
     except StageFailed as error:

@@ -41,6 +41,7 @@ from flows.infra import STAGE_DEPLOYMENT, STARTS
 from flows.local import LocalExecutor
 from flows.plan import Plan, Step
 from tasks.errors import InfrastructureError, UserError
+from tasks.settings import settings
 
 POLL_S = 2.0
 RESTART_S = 120.0
@@ -113,6 +114,7 @@ class WorkersExecutor:
             "commit": self._commit,
             "outputs": {name: lockfile.outputs(locked[name]) for name in step.dependencies if name in locked},
             "force": step.forced,
+            "pipeline_run": settings().pipeline_run,
         }
         digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
         for attempt in itertools.count():

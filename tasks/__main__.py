@@ -59,15 +59,15 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(stage: str, item: str | None, workspace: Workspace) -> None:
-    if stage == ENSURE:
-        from tasks.register import ensure
-
-        ensure(workspace)
-        return
     from tasks.params import load
 
     params = load(workspace.params)
     _fix_arithmetic(params.threads)
+    if stage == ENSURE:
+        from tasks.register import register
+
+        register(params, workspace)
+        return
     importlib.import_module(f"tasks.{stage}").run(params, workspace, item)
 
 

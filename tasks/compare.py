@@ -4,12 +4,15 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
+
+if TYPE_CHECKING:
+    from tasks.versus.compared import Versus
 
 Comparison = Mapping[str, Any]
 """What comparison.json holds."""
@@ -38,8 +41,8 @@ def read(source: str, workspace: Workspace) -> Comparison:
     """The comparison that `source` names.
 
     Args:
-        source: a JSON file, a git revision of this repository, or a version in the registry as
-            models:/NAME@ALIAS or models:/NAME/VERSION, which stands for the commit it was made from.
+        source: a JSON file, a version in the registry as models:/NAME@ALIAS or models:/NAME/VERSION, or @ALIAS or vN
+            for short, which stands for the commit it was made from, or a git revision of this repository.
 
     Raises:
         UserError: no such file, revision or version, or DVC has no report for it here.
@@ -47,8 +50,47 @@ def read(source: str, workspace: Workspace) -> Comparison:
     """
     if Path(source).is_file():
         return parse(Path(source).read_text(encoding="utf-8"), source)
-    revision = _commit_of(source, workspace) if source.startswith("models:") else source
+    from tasks.stores.tracking import address
+
+    registered = address(source)
+    revision = _commit_of(registered, workspace) if registered.startswith("models:") else source
     return parse(_at_revision(revision, source, workspace), f"{_FILE} at {revision}")
+
+
+def versus(first: str, second: str, workspace: Workspace) -> "Versus | None":
+    """Two registered versions, compared by what their networks said of the test clips.
+
+    Args:
+        first, second: as for `read`.
+
+    Returns:
+        None where one of them is no registered version, or one that was released before releases held predictions.
+
+    Raises:
+        UserError: the registry has no such version, or its files are not what was registered.
+        InfrastructureError: the registry cannot be reached.
+    """
+    from tasks.stores import tracking
+
+    names = [tracking.address(name) for name in (first, second)]
+    if any(Path(name).is_file() for name in (first, second)) or not all(
+        name.startswith("models:") for name in names
+    ):
+        return None
+    from tasks.params import load
+    from tasks.promotion import open_version
+    from tasks.versus.compared import Side, compared
+
+    sides = []
+    for name in names:
+        version = tracking.model_version(name, workspace)
+        contender = open_version(version, workspace).contender
+        if contender.refused:
+            raise UserError(f"{name} cannot be loaded: {contender.refused}")
+        if contender.scorecard is None:
+            return None
+        sides.append(Side.of(version, contender.scorecard))
+    return compared(sides[0], sides[1], load(workspace.params).evaluate)
 
 
 def current(workspace: Workspace) -> Comparison:

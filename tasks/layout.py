@@ -62,6 +62,11 @@ class Workspace:
         return self.root / "reports"
 
     @property
+    def gate(self) -> Path:
+        """What the gate last said of a registered version; no stage's output, as the registry decides it too."""
+        return self.root / "reports" / "gate"
+
+    @property
     def release(self) -> Path:
         """Output of `register`: the packaged student and its model card."""
         return self.root / "artifacts" / "release"

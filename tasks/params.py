@@ -235,6 +235,28 @@ class Register(Section):
     head: str = Field(description="The head the choice and the summary look at; action: all heads right.")
 
 
+class Gate(Section):
+    """When a challenger may replace the champion: all must hold, on the same test clips, in the head of `register`."""
+
+    min_top1_gain: Annotated[float, Field(ge=-1, le=1)] = Field(
+        description="The 95 % interval of top-1 minus the champion's, paired by clip, must lie above this; 0: better "
+        "beyond doubt, -0.02: two points worse is still good enough."
+    )
+    max_ece_increase: NonNegativeFloat = Field(description="ECE over the champion's, after temperature.")
+    max_nll_increase: NonNegativeFloat = Field(description="NLL over the champion's, likewise, in nats.")
+    max_worst_slice_drop: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="Loss of top-1 in the slice that loses most."
+    )
+    min_slice_clips: PositiveInt = Field(description="Slices of fewer test clips are not looked at.")
+    max_latency_ratio: PositiveFloat = Field(
+        description="Time of one clip through the network over the champion's, measured in turn by one process."
+    )
+    max_size_mb: PositiveFloat = Field(description="Of the weights, in 10⁶ bytes.")
+    promote: Literal["manual", "auto"] = Field(
+        description="manual: `understudy promote` moves the champion; auto: a challenger that passes becomes it."
+    )
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -252,6 +274,7 @@ class Params(Section):
     search: Search
     evaluate: Evaluate
     register_: Register = Field(alias="register")
+    gate: Gate
 
     @model_validator(mode="after")
     def _names_agree(self) -> "Params":

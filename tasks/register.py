@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
-import yaml
+import pandas as pd
 
 from tasks.atomic import digest, file_digest, new_folder, write_json, write_text
 from tasks.clips import SPLITS, read_clips
@@ -23,22 +23,24 @@ from tasks.layout import Workspace
 from tasks.networks import Committee
 from tasks.params import Params
 from tasks.predict import FILE_TAG, refuse_pickles
+from tasks.scorecard import Scorecard
 from tasks.stores import tracking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-MODEL = "understudy-student"
-"""The registered model's name; interfaces outside rely on it."""
+MODEL = tracking.MODEL
+ABOUT = "Recognises actions in first-person video, RGB alone."
+LONGEST_DESCRIPTION = 5000
+"""Characters of a description that every store of MLflow takes."""
 
 _ROOT = Path(__file__).parents[1]
 _SERVED = ("tasks", "models")  # the rooms that mlflow/student.py imports; they travel with the model
 _REQUIREMENTS = (
     "mlflow", "torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "pandas", "pyarrow", "pydantic",
-    "pydantic-settings", "opencv-python-headless", "av", "decord",
+    "pydantic-settings", "PyYAML", "opencv-python-headless", "av", "decord",
 )  # fmt: skip
-_LONGEST_DESCRIPTION = 5000
 _TEST_FIGURES = ("top1", "top5", "ece_scaled", "nll_scaled")
 
 
@@ -82,14 +84,25 @@ class Candidate:
 
 
 def run(params: Params, workspace: Workspace, item: str | None = None) -> None:
-    """Package the student to ship as artifacts/release, then register it.
+    """Package the student to ship as artifacts/release, register it, and have the gate judge it.
 
     Raises:
         UserError: a student of params.yaml was not trained.
         InfrastructureError: MLflow failed; the release is built, and registering again is cheap.
     """
     package(params, workspace)
-    ensure(workspace)
+    register(params, workspace)
+
+
+def register(params: Params, workspace: Workspace) -> None:
+    """Make the release a version of the registered model unless it is one, and have the gate judge it.
+
+    Raises:
+        UserError, InfrastructureError: see `ensure` and `tasks.promotion.settle`.
+    """
+    from tasks import promotion  # it knows the release; this module need not know it to write one
+
+    promotion.settle(params, workspace, ensure(workspace))
 
 
 def choose(candidates: Sequence[Candidate], asked: str, head: str) -> Candidate:
@@ -109,12 +122,14 @@ def package(params: Params, workspace: Workspace) -> None:
     chosen = choose(candidates, asked, head)
     seed = chosen.best_seed(head)
     comparison = _comparison(workspace)
+    scorecard = _scorecard(workspace, chosen.name, seed)
     release = {
         "name": MODEL,
         "student": chosen.name,
         "role": chosen.about["role"],
         "seed": seed,
         "method": chosen.about["method"],
+        "teachers": params.heard_by(chosen.name),
         "chosen": chosen.about["chosen"].get(str(seed), {}),
         "chosen_by": {
             "asked": asked,
@@ -128,6 +143,7 @@ def package(params: Params, workspace: Workspace) -> None:
         "data_digest": _data_digest(workspace),
         "validation": chosen.about["validation"][str(seed)],
         "test": _test_figures(comparison, chosen.name),
+        "test_digest": scorecard.digest if scorecard else None,
         "params_count": chosen.about["params_count"],
         "gmacs": chosen.about["gmacs"],
     }
@@ -137,15 +153,20 @@ def package(params: Params, workspace: Workspace) -> None:
             shutil.copyfile(picture, folder / picture.name)
         card = _card(params, workspace, release, comparison, Committee.load(folder))
         write_text(folder / "model_card.md", card)
+        if scorecard:
+            scorecard.write(folder)
         refuse_pickles(folder, MODEL)
         files = {file.name: file_digest(file) for file in sorted(folder.iterdir())}
         write_json(folder / "release.json", release | {"files": files})
 
 
-def ensure(workspace: Workspace) -> None:
+def ensure(workspace: Workspace) -> "ModelVersion":
     """Make the release a version of the registered model unless it is one, and give it its alias.
 
     The first version becomes champion, later ones challenger.
+
+    Returns:
+        The version.
 
     Raises:
         UserError: there is no release, or its files are not those of release.json.
@@ -172,6 +193,7 @@ def ensure(workspace: Workspace) -> None:
         f"{MODEL} version {registered.version} {'was' if found else 'is now'} in the MLflow registry: "
         + _why_chosen(release)
     )
+    return registered
 
 
 def _why_chosen(release: Mapping[str, Any]) -> str:
@@ -192,20 +214,25 @@ def _register(
     import mlflow
     from mlflow.entities import Dataset, DatasetInput
 
-    tags = _lineage(workspace) | {
+    tags = tracking.lineage(workspace) | {
         "release_digest": key,
         "data": release["data"],
         "data_digest": release["data_digest"],
+        "test_digest": release["test_digest"] or "",
         "student": release["student"],
         "role": release["role"],
         "method": release["method"],
+        "teachers": ", ".join(release["teachers"]),
         "seed": str(release["seed"]),
     }
     figures = _flat_figures(release)
     experiment = tracking.experiment(client, workspace, release["data"])
     name = f"register {release['student']} seed {release['seed']}"
+    parent = tracking.pipeline_run(client, workspace, experiment)
     with mlflow.start_run(
-        experiment_id=experiment, run_name=name, tags=tags | {"stage": "register"}
+        experiment_id=experiment,
+        run_name=name,
+        tags=tags | {"stage": "register"} | tracking.nested(parent),
     ) as opened:
         dataset = Dataset(
             release["data"],
@@ -217,19 +244,19 @@ def _register(
         mlflow.log_metrics(figures)
         logged = _log_model(workspace)
         try:
-            client.create_registered_model(
-                MODEL, description="Recognises actions in first-person video, RGB alone."
-            )
+            client.create_registered_model(MODEL, description=ABOUT)
         except mlflow.exceptions.MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         card = (workspace.release / "model_card.md").read_text(encoding="utf-8")
+        if parent:
+            client.set_terminated(parent)
         return client.create_model_version(
             MODEL,
             logged.model_uri,
             run_id=opened.info.run_id,
             model_id=logged.model_id,
-            description=card[:_LONGEST_DESCRIPTION],
+            description=card[:LONGEST_DESCRIPTION],
             tags=tags
             | {metric: f"{value:.4f}" for metric, value in figures.items()}
             | {FILE_TAG + file: value for file, value in _digests(workspace.release).items()},
@@ -239,7 +266,6 @@ def _register(
 def _log_model(workspace: Workspace) -> Any:
     """The LoggedModel: mlflow/student.py, the rooms it imports, and the release folder."""
     import mlflow
-    import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
     from mlflow.types.schema import Map
@@ -274,20 +300,6 @@ def _point_alias(client: "MlflowClient", registered: "ModelVersion") -> None:
         client.set_registered_model_alias(MODEL, "challenger", registered.version)
 
 
-def _lineage(workspace: Workspace) -> dict[str, str]:
-    """What the clone says of where the release came from; what is missing is left out."""
-    found = {"git_commit": tracking.git_commit(workspace)}
-    data = workspace.root / "data.dvc"
-    if data.exists():
-        found["data_dvc_md5"] = str(
-            yaml.safe_load(data.read_text(encoding="utf-8"))["outs"][0].get("md5", "")
-        )
-    for tag, file in {"dvc_lock_sha256": "dvc.lock", "params_sha256": "params.yaml"}.items():
-        if (workspace.root / file).exists():
-            found[tag] = file_digest(workspace.root / file)
-    return {tag: value for tag, value in found.items() if value}
-
-
 def _flat_figures(release: Mapping[str, Any]) -> dict[str, float]:
     flat = {
         f"validation_{head}_{metric}": value
@@ -318,6 +330,16 @@ def _read_release(folder: Path) -> dict[str, Any]:
             remedy="run `dvc repro register`",
         )
     return release
+
+
+def _scorecard(workspace: Workspace, student: str, seed: int) -> Scorecard | None:
+    """What the network that ships said of the test clips; None where the report does not hold it."""
+    file = workspace.reports / "predictions.parquet"
+    try:
+        predictions = pd.read_parquet(file)
+    except FileNotFoundError:
+        raise UserError("not found", file=file, remedy="run `dvc repro evaluate`") from None
+    return Scorecard.of(predictions, student, seed, read_clips(workspace.index, "test"))
 
 
 def _data_digest(workspace: Workspace) -> str:

@@ -30,6 +30,12 @@ class Settings(BaseSettings):
         default=Path("."), description="The clone that a flow works in where its parameters name none."
     )
     device: str = Field(default="auto", description="torch device for training; auto: cuda if there is one.")
+    pipeline_run: str = Field(
+        default="",
+        pattern=r"^[^'\\]*$",
+        description="Name of a pipeline run: MLflow shows the trainings as nested runs of one of that name. "
+        "`understudy run` sets it.",
+    )
     loader_workers: int = Field(default=0, ge=0, description="Processes that decode views for a training.")
     slots: PositiveInt = Field(
         default_factory=lambda: max(1, len(os.sched_getaffinity(0))),

@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.atomic import alone
+import yaml
+
+from tasks.atomic import alone, file_digest
 from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
 from tasks.settings import settings
@@ -36,9 +38,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+MODEL = "understudy-student"
+"""The registered model's name; interfaces outside rely on it."""
 SYSTEM_METRICS_INTERVAL_S = 5
 _MODEL_URI = re.compile(r"models:/(?P<name>[\w-]+)(@(?P<alias>[\w-]+)|/(?P<version>\d+))")
+_SHORT = re.compile(r"@(?P<alias>[\w-]+)|v(?P<version>\d+)")
 _TRAINING_TAG = "training"
+_PIPELINE_TAG, _PARENT_TAG = "pipeline_run", "mlflow.parentRunId"
 _RETRY_AFTER_S = 60.0
 LONGEST_PARAM = 6000
 _PARAMS_A_BATCH = 100
@@ -114,6 +120,14 @@ def experiment_named(mlflow_client: "MlflowClient", workspace: Workspace, name: 
     return found.experiment_id
 
 
+def address(name: str) -> str:
+    """`name` as models:/…, where it is @ALIAS or vN for short; anything else as it is."""
+    short = _SHORT.fullmatch(name)
+    if short is None:
+        return name
+    return f"models:/{MODEL}@{short['alias']}" if short["alias"] else f"models:/{MODEL}/{short['version']}"
+
+
 def model_version(model: str, workspace: Workspace) -> "ModelVersion":
     """The registered version that `model`, models:/NAME@ALIAS or models:/NAME/VERSION, names.
 
@@ -159,6 +173,44 @@ def git_commit(workspace: Workspace) -> str:
         return ""
 
 
+def lineage(workspace: Workspace) -> dict[str, str]:
+    """What the clone says of where a run comes from, as tags; what is missing is left out."""
+    found = {"git_commit": git_commit(workspace)}
+    data = workspace.root / "data.dvc"
+    if data.exists():
+        found["data_dvc_md5"] = str(
+            yaml.safe_load(data.read_text(encoding="utf-8"))["outs"][0].get("md5", "")
+        )
+    for tag, file in {"dvc_lock_sha256": "dvc.lock", "params_sha256": "params.yaml"}.items():
+        if (workspace.root / file).exists():
+            found[tag] = file_digest(workspace.root / file)
+    return {tag: value for tag, value in found.items() if value}
+
+
+def pipeline_run(mlflow_client: "MlflowClient", workspace: Workspace, experiment_id: str) -> str:
+    """The id of the run that stands for the whole pipeline run, as settings name it; empty where they name none.
+
+    The first of its stages creates it. Its status is that of the nested run that ended last.
+    """
+    name = settings().pipeline_run
+    if not name:
+        return ""
+    with alone(_work(workspace) / "pipeline-run.lock"):
+        found = mlflow_client.search_runs([experiment_id], f"tags.{_PIPELINE_TAG} = '{name}'", max_results=1)
+        if found:
+            mlflow_client.update_run(found[0].info.run_id, status="RUNNING")
+            return found[0].info.run_id
+        tags = lineage(workspace) | {_PIPELINE_TAG: name, "stage": "pipeline"}
+        tags["mlflow.source.name"] = "understudy run"
+        run_name = f"pipeline {name.split()[0]}"
+        return mlflow_client.create_run(experiment_id, run_name=run_name, tags=tags).info.run_id
+
+
+def nested(parent: str) -> dict[str, str]:
+    """The tag of a run inside `parent`; none where that is empty."""
+    return {_PARENT_TAG: parent} if parent else {}
+
+
 class Run:
     """One MLflow run, written to in batches. Every method returns, whether or not MLflow does.
 
@@ -170,6 +222,7 @@ class Run:
         self.id = ""
         """The run's id; empty where MLflow could not be reached when it began."""
         self._client: MlflowClient | None = None
+        self._parent = ""
         self._pending: list[Any] = []
         self._silent_until = 0.0
         self._warned = False
@@ -208,6 +261,8 @@ class Run:
         try:
             mlflow_client = client(workspace)
             experiment_id = experiment(mlflow_client, workspace, data[0])
+            self._parent = pipeline_run(mlflow_client, workspace, experiment_id)
+            tags = tags | nested(self._parent)
             self.id = mlflow_client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
             self._client = mlflow_client
             self._describe(params, data)
@@ -237,6 +292,9 @@ class Run:
         for left in self._client.search_runs([experiment_id], running):
             if left.info.run_id != self.id:
                 self._client.set_terminated(left.info.run_id, "KILLED")
+                parent = left.data.tags.get(_PARENT_TAG)
+                if parent and parent != self._parent:
+                    self._client.set_terminated(parent, "KILLED")
 
     def _send_pending(self) -> None:
         assert self._client is not None
@@ -254,6 +312,8 @@ class Run:
         self._send_pending()
         try:
             self._client.set_terminated(self.id, status)
+            if self._parent:
+                self._client.set_terminated(self._parent, status)
         except Exception as error:
             self._warn(error)
 
@@ -289,14 +349,9 @@ def run(
         data_name: params' data.name; names the experiment and the data set.
         training: names everything that the training depends on; becomes a tag.
     """
-    commit = git_commit(workspace)
-    all_tags = {
-        "stage": stage,
-        "data_digest": data_digest,
-        "git_commit": commit,
-        _TRAINING_TAG: training,
-        **tags,
-    }
+    found = lineage(workspace)
+    commit = found.get("git_commit", "")
+    all_tags = {"stage": stage, "data_digest": data_digest, _TRAINING_TAG: training, **found, **tags}
     all_tags["mlflow.source.name"] = f"python -m tasks {stage}"
     all_tags["mlflow.source.git.commit"] = commit.removesuffix("-dirty")
     opened = Run()

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 RATE_HZ, SECONDS, SIZE = 10, 2, 64
 SIDES = {"left": -1, "right": 1}
 SHADES = {"red": (220, 60, 40), "blue": (40, 60, 220)}
-GROUPS = 12
+SPLITS = ("train",) * 8 + ("val",) * 2 + ("test",) * 2
+"""Of each group of the small clone; a group is one clip to the left and one to the right."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +86,15 @@ def _write_video(path: Path, side: int, shade: tuple[int, int, int], offset: int
     return frames
 
 
-def _write_raw(raw: Path) -> None:
+def _write_raw(raw: Path, splits: Sequence[str]) -> None:
     for folder in ("videos", "detections"):
         (raw / folder).mkdir(parents=True)
     rows = []
-    for group in range(GROUPS):
-        split = "test" if group >= 10 else "val" if group >= 8 else "train"
+    for group, split in enumerate(splits):
         for verb, side in SIDES.items():
             noun = list(SHADES)[(group + side) // 2 % 2]
             name = f"{group}-{verb}"
-            boxes = _write_video(raw / "videos" / f"{name}.mp4", side, SHADES[noun], 3 * group)
+            boxes = _write_video(raw / "videos" / f"{name}.mp4", side, SHADES[noun], 3 * (group % 12))
             (raw / "detections" / f"{name}.mp4.jsonl").write_text(
                 "".join(json.dumps(frame) + "\n" for frame in boxes)
             )
@@ -168,18 +169,15 @@ def _tiny(params: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
-@pytest.fixture(scope="session")
-def small_clone(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A clone of this working tree with tiny data and params, nothing run yet."""
-    root = tmp_path_factory.mktemp("end_to_end") / "clone"
+def _clone(root: Path, params: dict[str, Any], splits: Sequence[str]) -> Workspace:
+    """A clone of this working tree with data of one group a split, committed."""
     root.mkdir()
     for name in ("flows", "tasks", "models", "mlflow"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".gitignore", ".dvcignore", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
-    params = _tiny(yaml.safe_load((ROOT / "params.yaml").read_text()))
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    _write_raw(root / "data" / "raw")
+    _write_raw(root / "data" / "raw", splits)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "UNDERSTUDY_"))}
     environment = kept | {
         "PYTHONPATH": str(root),
@@ -200,6 +198,29 @@ def small_clone(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     for command in commands:
         subprocess.run(command.split(), cwd=root, env=environment, check=True)
     return Workspace(root, environment)
+
+
+def _shipped() -> dict[str, Any]:
+    return dict(yaml.safe_load((ROOT / "params.yaml").read_text()))
+
+
+@pytest.fixture(scope="session")
+def small_clone(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A clone of this working tree with tiny data and params, nothing run yet."""
+    return _clone(tmp_path_factory.mktemp("end_to_end") / "clone", _tiny(_shipped()), SPLITS)
+
+
+@pytest.fixture(scope="session")
+def team_clone(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A clone with more test clips, one teacher and one student, nothing run yet."""
+    params = _tiny(_shipped())
+    detections = params["teachers"]["detections"] | {"folds": 1}
+    params |= {"teachers": {"detections": detections}, "fused": {}, "specialists": {}}
+    params["modalities"] = {name: params["modalities"][name] for name in ("rgb", "detections")}
+    params["students"] = {"baseline": params["students"]["baseline"]}
+    params["views"] |= {"per_clip": 4}
+    splits = ("train",) * 8 + ("val",) * 2 + ("test",) * 6
+    return _clone(tmp_path_factory.mktemp("team") / "clone", params, splits)
 
 
 @pytest.fixture(scope="session")

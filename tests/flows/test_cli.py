@@ -40,7 +40,19 @@ def understudy(
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["doctor"], ["deploy"], ["import"], ["run"], ["study"], ["predict"], ["compare"]]
+    "command",
+    [
+        [],
+        ["doctor"],
+        ["deploy"],
+        ["import"],
+        ["run"],
+        ["study"],
+        ["predict"],
+        ["compare"],
+        ["promote"],
+        ["rollback"],
+    ],
 )
 def test_every_help_has_examples_and_imports_nothing_heavy(command: list[str], environment: dict[str, str]):
     script = (
@@ -72,6 +84,12 @@ def test_user_errors_end_with_2_a_message_and_no_traceback(understudy, tmp_path:
         (understudy("run", cwd=tmp_path), "no dvc.yaml"),
         (understudy("compare"), "nothing was evaluated yet"),
         (understudy("compare", "no-such-revision"), "neither a file nor a git revision"),
+        (
+            understudy("compare", "a.json", "b.json", "--html", "c.html"),
+            "--html is of two registered versions",
+        ),
+        (understudy("promote", "--force"), "--force needs a reason"),
+        (understudy("rollback"), "the registry has no understudy-student yet"),
         (understudy("predict", "a.mp4", "--start", "1"), "--start needs --stop"),
         (understudy("run", "--nonsense"), "No such option"),
         (understudy("study", "nowhere.yaml"), "not found"),

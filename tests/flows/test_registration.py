@@ -1,12 +1,15 @@
 """Making up for a release that the registry of this machine does not have."""
 
 import json
+import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from flows.clone import Clone
-from flows.registration import ensure_registered
+from flows.registration import ensure_registered, publish_verdict
+from tasks.atomic import file_digest
 from tasks.errors import InfrastructureError
 
 ROOT = Path(__file__).parents[2]
@@ -16,6 +19,7 @@ def test_a_server_that_is_down_is_told_with_cause_and_remedy(tmp_path: Path, mon
     release = tmp_path / "artifacts" / "release"
     release.mkdir(parents=True)
     (release / "release.json").write_text(json.dumps({"files": {}}))
+    shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nothing listens there
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -25,3 +29,43 @@ def test_a_server_that_is_down_is_told_with_cause_and_remedy(tmp_path: Path, mon
     assert "registry: MLflow at http://127.0.0.1:9 did not register the release" in message
     assert "Connection refused" in message
     assert "run `dvc repro register` again" in message
+
+
+def judged(root: Path, outcome: str) -> Clone:
+    """A clone with a release and what the gate said of it."""
+    release, gate = root / "artifacts" / "release", root / "reports" / "gate"
+    for folder in (release, gate):
+        folder.mkdir(parents=True)
+    (release / "release.json").write_text(json.dumps({"name": str(root)}))
+    verdict = {"version": "7", "outcome": outcome, "summary": f"version 7 {outcome} {root.name}"}
+    verdict["release_digest"] = file_digest(release / "release.json")
+    (gate / "verdict.json").write_text(json.dumps(verdict))
+    (gate / "verdict.md").write_text(f"**Gate: {outcome}.** {root.name}")
+    return Clone(root)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_the_verdict_is_an_artifact_and_a_pass_an_event(tmp_path: Path):
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+
+    clones = [judged(tmp_path / outcome, outcome) for outcome in ("failed", "passed")]
+
+    @flow
+    def telling() -> None:
+        for clone in clones:
+            publish_verdict(clone)
+        publish_verdict(Clone(tmp_path))  # nothing was released there
+
+    telling()
+    with get_client(sync_client=True) as client:
+        artifacts = client.request("POST", "/artifacts/filter", json={"sort": "CREATED_DESC"}).json()
+        told = [artifact["data"] for artifact in artifacts if artifact["key"] == "gate"]
+        assert told == ["**Gate: passed.** passed", "**Gate: failed.** failed"]
+        assert artifacts[0]["description"] == "The gate on version 7: passed"
+        asked = {"filter": {"event": {"name": ["understudy.challenger.beats_champion"]}}}
+        until, events = time.monotonic() + 30, []
+        while not events and time.monotonic() < until:
+            events = client.request("POST", "/events/filter", json=asked).json()["events"]
+            time.sleep(0.2)
+    assert [event["payload"]["summary"] for event in events] == ["version 7 passed passed"]

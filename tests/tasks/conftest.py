@@ -151,6 +151,16 @@ SMALL: dict[str, Any] = {
         "distillation_weight": [0.5],
         "weights_temperature": [1.0],
     },
+    "gate": {
+        "min_top1_gain": 0.0,
+        "max_ece_increase": 0.02,
+        "max_nll_increase": 0.05,
+        "max_worst_slice_drop": 0.1,
+        "min_slice_clips": 2,
+        "max_latency_ratio": 1.5,
+        "max_size_mb": 200.0,
+        "promote": "manual",
+    },
     "evaluate": {"clips": [1], "crops": [1], "bins": 15, "bootstrap": 20},
     "register": {"student": "auto", "head": "action"},
 }

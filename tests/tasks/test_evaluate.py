@@ -120,6 +120,16 @@ PARAMS: dict[str, Any] = {
         "divergence": ["forward_kl"],
         "weights_temperature": [1.0, 0.1],
     },
+    "gate": {
+        "min_top1_gain": 0.0,
+        "max_ece_increase": 0.02,
+        "max_nll_increase": 0.05,
+        "max_worst_slice_drop": 0.1,
+        "min_slice_clips": 2,
+        "max_latency_ratio": 1.5,
+        "max_size_mb": 200.0,
+        "promote": "manual",
+    },
     "evaluate": {"clips": [1, 2, 3], "crops": [1, 3], "bins": 15, "bootstrap": 50},
     "register": {"student": "auto", "head": "action"},
 }

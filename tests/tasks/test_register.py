@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -21,6 +22,8 @@ from tasks.networks import Committee, Spec
 from tasks.predict import load
 from tasks.report.comparison import compare, score_models
 from tasks.report.predictions import Model, Prediction, TestSplit
+from tasks.report.tables import prediction_table
+from tasks.scorecard import Scorecard
 from tasks.stores import tracking
 
 ROOT = Path(register.__file__).parents[1]
@@ -71,6 +74,10 @@ PARAMS = {
         "epochs": 1, "temperature": [1.0], "distillation_weight": [0.5], "divergence": ["forward_kl"],
         "weights_temperature": [1.0],
     },
+    "gate": {
+        "min_top1_gain": 0.0, "max_ece_increase": 0.02, "max_nll_increase": 0.05, "max_worst_slice_drop": 0.1,
+        "min_slice_clips": 2, "max_latency_ratio": 1.5, "max_size_mb": 200.0, "promote": "manual",
+    },
     "evaluate": {"clips": [1], "crops": [1], "bins": 15, "bootstrap": 50},
     "register": {"student": "auto", "head": "action"},
 }  # fmt: skip
@@ -116,7 +123,8 @@ def write_student(workspace, params, name, nlls):
 
 
 def write_report(workspace, params):
-    """reports/comparison.json by the report's own code, from random logits."""
+    """reports/ as far as a release needs it, by the report's own code, from random logits."""
+    workspace.reports.mkdir()
     draw = np.random.default_rng(0)
     clips = 12
     test = TestSplit(
@@ -135,6 +143,7 @@ def write_report(workspace, params):
             seed: Prediction(logits, logits, torch.ones(clips, dtype=torch.bool)) for seed in params.seeds
         }
         models.append(Model(name, role, method, ["rgb"], 123456, 0.25, 1, said))
+    prediction_table(models, test).to_parquet(workspace.reports / "predictions.parquet", index=False)
     scored = score_models(models, test)
     write_json(
         workspace.reports / "comparison.json", compare("kitchen", models, scored, test, params.evaluate)
@@ -151,8 +160,16 @@ def workspace(tmp_path, monkeypatch):
     workspace, params = Workspace(tmp_path / "clone"), parsed()
     clips = [
         Clip(f"c{n}", "v.mp4", 0.0, 1.0, f"p{n}", split, {"verb": "cut", "noun": "pan"}, {"light": "day"})
-        for n, split in enumerate(["train"] * 3 + ["val"] + ["test"] * 2)
+        for n, split in enumerate(["train"] * 3 + ["val"])
     ]
+    clips += [
+        Clip(
+            f"t{n}", "v.mp4", 0.0, 1.0, f"q{n}", "test",
+            {head: classes[n % len(classes)] for head, classes in HEADS.items()},
+            {"light": ["day", "night"][n % 2]},
+        )
+        for n in range(12)
+    ]  # fmt: skip
     write_clips(workspace.index / "clips.csv", clips, HEADS, ["light"])
     write_videos(
         workspace.index / "videos.csv",
@@ -180,9 +197,23 @@ def test_the_release_holds_the_best_seed_of_the_best_student(workspace):
     ]
     own = workspace.student("student") / "seed-1" / "weights-0.safetensors"
     assert (workspace.release / "weights-0.safetensors").read_bytes() == own.read_bytes()
-    assert set(release["files"]) == {"model_card.md", "reliability.png", "spec.json", "weights-0.safetensors"}
+    assert set(release["files"]) == {
+        "model_card.md", "reliability.png", "spec.json", "test_predictions.parquet", "weights-0.safetensors",
+    }  # fmt: skip
     assert all(file_digest(workspace.release / file) == value for file, value in release["files"].items())
     assert load(str(workspace.release)).temperature == {"verb": 1.5, "noun": 0.5}
+
+
+def test_the_release_knows_what_its_network_said_of_the_test_clips(workspace):
+    register.package(parsed(), workspace)
+    scorecard = Scorecard.read(workspace.release)
+    assert (scorecard.heads, scorecard.clips) == (["action", "noun", "verb"], 12)
+    assert release_of(workspace)["test_digest"] == scorecard.digest
+    reported = pd.read_parquet(workspace.reports / "predictions.parquet")
+    own = reported.query("name == 'student' and seed == 1 and head == 'noun'").set_index("clip_id")
+    kept = scorecard.table.query("head == 'noun'").set_index("clip_id")
+    assert kept["confidence"].to_dict() == own["confidence"].to_dict()
+    assert kept["slice:light"].to_dict() == {f"t{n}": ["day", "night"][n % 2] for n in range(12)}
 
 
 def test_the_release_is_the_same_bytes_again(workspace):
@@ -215,7 +246,7 @@ def test_the_card_tells_what_a_user_must_know(workspace):
     action = next(row for row in comparison["rows"] if row["name"] == "student")["heads"]["action"]
     low, high = action["top1_ci95"]
     assert f"| action | {action['top1']:.3f} [{low:.3f}, {high:.3f}] |" in card
-    assert "3 clips train, 1 clips val, 2 clips test" in card
+    assert "3 clips train, 1 clips val, 12 clips test" in card
     assert "`verb` 1.500, `noun` 0.500" in card
     assert "`look` (rgb, 2 folds" in card
     assert "| night | 6 |" in card
@@ -296,6 +327,8 @@ def test_the_registry_from_first_version_to_a_planted_pickle(workspace, tmp_path
     expected = {
         "data_dvc_md5": "0123456789abcdef.dir",
         "params_sha256": file_digest(workspace.root / "params.yaml"),
+        "teachers": "look",
+        "gate_verdict": "first",
         "data_digest": release_of(workspace)["data_digest"],
         "method": "kd",
         "validation_action_nll": "1.1000",
@@ -305,7 +338,8 @@ def test_the_registry_from_first_version_to_a_planted_pickle(workspace, tmp_path
     }
     assert expected.items() <= first.tags.items()
     assert "test_action_top1" in first.tags
-    assert first.description.startswith("# understudy-student")
+    assert first.description.startswith("**Gate: first.** Version 1 is the first")
+    assert "# understudy-student: student, seed 1" in first.description
     assert first.source.startswith("models:/m-")
 
     # Again, and again by hand: nothing new. A lost alias is mended.

@@ -172,3 +172,36 @@ def test_two_processes_may_create_the_store_at_once(tmp_path, monkeypatch):
     assert all(process.returncode == 0 for process in processes)
     assert len(set(ids)) == 2
     assert all(stored(Workspace(tmp_path), run_id).info.status == "FINISHED" for run_id in ids)
+
+
+def test_the_runs_of_one_pipeline_run_are_nested_in_one(workspace, monkeypatch):
+    (workspace.root / "data.dvc").write_text("outs:\n- md5: 0123.dir\n  path: raw\n")
+    monkeypatch.setenv("UNDERSTUDY_PIPELINE_RUN", "brisk-otter 1234")
+    runs = []
+    for training in ("first", "second"):
+        with open_run(workspace, training=training) as run:
+            runs.append(stored(workspace, run.id))
+            (parent,) = {found.data.tags["mlflow.parentRunId"] for found in runs}
+            assert stored(workspace, parent).info.status == "RUNNING"
+        assert stored(workspace, parent).info.status == "FINISHED"
+    found = stored(workspace, parent)
+    assert found.info.run_name == "pipeline brisk-otter"
+    expected = {"stage": "pipeline", "pipeline_run": "brisk-otter 1234", "data_dvc_md5": "0123.dir"}
+    assert expected.items() <= found.data.tags.items()
+    assert runs[0].data.tags["data_dvc_md5"] == "0123.dir"
+    monkeypatch.delenv("UNDERSTUDY_PIPELINE_RUN")
+    with open_run(workspace) as run:
+        assert "mlflow.parentRunId" not in stored(workspace, run.id).data.tags
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("@champion", "models:/understudy-student@champion"),
+        ("v12", "models:/understudy-student/12"),
+        ("HEAD~1", "HEAD~1"),
+        ("v1.0", "v1.0"),
+    ],
+)
+def test_short_names_of_versions(name, address):
+    assert tracking.address(name) == address

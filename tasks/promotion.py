@@ -1,0 +1,497 @@
+"""The registry's side of the gate: which version is champion, what the gate says of the others, who moved it and why.
+
+Aliases: `champion` is in use, `challenger` the newest registered one, `previous` the champion before this one. A move
+of several aliases is first written down in a tag of the registered model, so that one that was killed on the way is
+carried to its end by whatever looks at the registry next.
+"""
+
+import getpass
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from tasks.atomic import digest, write_json, write_text
+from tasks.clips import label_indices, read_clips
+from tasks.errors import InfrastructureError, UserError
+from tasks.gate import Contender, Verdict, judge, markdown
+from tasks.inference import device, view_logits
+from tasks.layout import Workspace
+from tasks.networks import Committee
+from tasks.params import Params
+from tasks.predict import download
+from tasks.register import ABOUT, LONGEST_DESCRIPTION, MODEL
+from tasks.report.predictions import Model, Prediction, TestSplit
+from tasks.report.tables import prediction_table
+from tasks.scorecard import Scorecard
+from tasks.shards import Shards
+from tasks.stores import tracking
+from tasks.versus.compared import Side, Versus, compared
+from tasks.versus.page import render
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+_KEY, _VERDICT = "gate_key", "gate_json"
+_MOVE = "move_in_progress"
+_HISTORY = "history."
+_LONGEST_TAG = 5000
+_MOST_ROUNDS, _PATIENCE_S = 20, 20.0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A registered version with what its release holds.
+
+    Attributes:
+        contender: as the gate sees it.
+        committee: its network; None where it cannot be loaded.
+        card: its model card; empty likewise.
+    """
+
+    contender: Contender
+    committee: Committee | None
+    card: str
+
+
+@dataclass(frozen=True)
+class _Move:
+    """Aliases that change together.
+
+    Attributes:
+        kind: what a person asked for.
+        version: that it is about, and whose history tells of it.
+        aliases: alias → the version it is to name; None takes it away, if it names `version`.
+        stamp: when, UTC.
+        words: what happened, by whom and why.
+    """
+
+    kind: Literal["promotion", "rollback"]
+    version: str
+    aliases: Mapping[str, str | None]
+    stamp: str
+    words: str
+
+
+def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> None:
+    """Have the gate judge a version that was just registered, if it is the challenger or the first one, and say so.
+
+    The verdict goes to the version's tags and description and to reports/gate; the same question is not asked twice.
+    With `gate.promote: auto` a challenger that passes becomes champion.
+
+    Raises:
+        InfrastructureError: the registry cannot be reached or fails.
+    """
+    with _registry(workspace) as client:
+        if finished := _finish(client):
+            print(f"gate: an interrupted move was carried to its end: {finished.words}")
+        version, aliases = str(registered.version), _aliases(client)
+        is_first = aliases.get(CHAMPION) == version and len(_versions(client)) == 1
+        if not is_first and aliases.get(CHALLENGER) != version:
+            return
+        champion = _champion(client, aliases, version)
+        key = _key(params, registered, champion)
+        verdict = _local(workspace, key) if registered.tags.get(_KEY) == key else None
+        verdict = verdict or _judge(client, params, workspace, registered, champion)
+        print(f"gate: {verdict.summary}")
+        if is_first and not any(tag.startswith(_HISTORY) for tag in registered.tags):
+            made = datetime.fromtimestamp(registered.creation_timestamp / 1000, UTC)
+            _tell(client, version, _stamp(made), f"version {version} is the first and became champion")
+        if verdict.outcome == "passed" and params.gate.promote == "auto":
+            move = _promotion(aliases, version, "by the gate (gate.promote: auto)", verdict.summary)
+            _carry_out(client, move)
+            print(f"gate: {move.words}")
+
+
+def promote(name: str, params: Params, workspace: Workspace, force: bool, reason: str) -> str:
+    """Make a version champion; the champion so far becomes previous.
+
+    Args:
+        name: an alias, a version's number, or either as models:/… or for short (@challenger, v3).
+        force: even though the gate did not let it pass; needs a reason.
+        reason: why; kept with the version.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UserError: no such version, or the gate did not let it pass.
+        InfrastructureError: the registry cannot be reached or fails.
+    """
+    if force and not reason:
+        raise UserError(
+            "--force needs a reason", remedy='say why, as in --force --reason "the camera changed"'
+        )
+    with _registry(workspace) as client:
+        finished = _finish(client)
+        aliases = _aliases(client)
+        if finished and finished.kind == "promotion" and name == CHALLENGER and CHALLENGER not in aliases:
+            return f"carried an interrupted promotion to its end: {finished.words}"
+        wanted = _version(client, name)
+        number = str(wanted.version)
+        if aliases.get(CHAMPION) == number:
+            return f"version {number} is the champion already"
+        verdict = _stored_or_new(client, params, workspace, wanted, aliases)
+        if verdict.outcome not in ("passed", "first") and not force:
+            raise UserError(
+                f"the gate does not let version {number} replace the champion: {verdict.summary}",
+                remedy='keep the champion, or take the responsibility: --force --reason "…"',
+            )
+        words = f"by {_who()}" + (f", forced: {reason}" if force else f": {reason}" if reason else "")
+        return _carry_out(client, _promotion(aliases, number, words, verdict.summary))
+
+
+def rollback(workspace: Workspace, reason: str) -> str:
+    """Make the previous champion champion again; the one that it replaces becomes previous.
+
+    Returns:
+        What was done. An interrupted rollback is carried to its end and not undone.
+
+    Raises:
+        UserError: there is no previous version.
+        InfrastructureError: the registry cannot be reached or fails.
+    """
+    with _registry(workspace) as client:
+        finished = _finish(client)
+        if finished and finished.kind == "rollback":
+            return f"carried an interrupted rollback to its end: {finished.words}"
+        aliases = _aliases(client)
+        if PREVIOUS not in aliases or CHAMPION not in aliases:
+            raise UserError(
+                f"{MODEL} has no previous champion to go back to",
+                remedy="name the version: understudy promote VERSION",
+            )
+        now, then = aliases[CHAMPION], aliases[PREVIOUS]
+        words = f"version {now} rolled back to version {then} by {_who()}" + (f": {reason}" if reason else "")
+        moved = {PREVIOUS: now, CHAMPION: then}
+        return _carry_out(client, _Move("rollback", now, moved, _stamp(datetime.now(UTC)), words))
+
+
+def open_version(version: "ModelVersion", workspace: Workspace) -> Opened:
+    """Fetch a registered version and look at what it holds.
+
+    Raises:
+        InfrastructureError: the registry cannot be reached.
+    """
+    number = str(version.version)
+    with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
+        try:
+            release = download(f"models:/{MODEL}/{number}", workspace, Path(folder))
+            committee = Committee.load(release)
+        except UserError as error:
+            return Opened(Contender(number, error.message, unscored="it cannot be loaded"), None, "")
+        scorecard, parity = Scorecard.read(release), release / "parity.json"
+        size = sum(file.stat().st_size for file in release.glob("weights-*.safetensors"))
+        contender = Contender(
+            version=number,
+            scorecard=scorecard,
+            unscored="" if scorecard else "its release holds none",
+            size_mb=size / 1e6,
+            parity=json.loads(parity.read_text(encoding="utf-8")) if parity.is_file() else None,
+        )
+        return Opened(contender, committee, (release / "model_card.md").read_text(encoding="utf-8"))
+
+
+def _stored_or_new(
+    client: "MlflowClient",
+    params: Params,
+    workspace: Workspace,
+    version: "ModelVersion",
+    aliases: Mapping[str, str],
+) -> Verdict:
+    """What the gate says of a version: what it said before, if nothing that it looked at has changed since."""
+    champion = _champion(client, aliases, str(version.version))
+    if version.tags.get(_KEY) == _key(params, version, champion):
+        return Verdict.of_json(json.loads(version.tags[_VERDICT]))
+    return _judge(client, params, workspace, version, champion)
+
+
+def _judge(
+    client: "MlflowClient",
+    params: Params,
+    workspace: Workspace,
+    version: "ModelVersion",
+    champion: "ModelVersion | None",
+) -> Verdict:
+    """Open both versions, ask the gate, and tell the registry and reports/gate."""
+    ours = open_version(version, workspace)
+    theirs = open_version(champion, workspace) if champion else None
+    challenger, against = _measured(ours, theirs)
+    if against and _is_other_data(challenger, against):
+        against = _rescored(challenger, against, theirs, params, workspace)
+    head = params.register_.head
+    verdict = judge(challenger, against, params.gate, params.evaluate, head)
+    key = _key(params, version, champion)
+    tags = {
+        "gate_verdict": verdict.outcome,
+        "gate_against": verdict.against or "",
+        **{
+            f"gate.{check.name}": f"{'passed' if check.passed else 'FAILED'}: {check.sentence}"
+            for check in verdict.checks
+        },
+        _VERDICT: json.dumps(verdict.as_json(), ensure_ascii=False),
+    }
+    for left in version.tags.keys() - tags.keys():
+        if left.startswith("gate."):  # of a check that an earlier champion called for
+            client.delete_model_version_tag(MODEL, version.version, left)
+    for name, value in tags.items():
+        client.set_model_version_tag(MODEL, version.version, name, value)
+    description = f"{markdown(verdict)}\n\n{ours.card}"[:LONGEST_DESCRIPTION]
+    client.update_model_version(MODEL, version.version, description=description)
+    told = client.get_model_version(MODEL, version.version)
+    page = render(_versus(told, champion, challenger, against, params), verdict, params.evaluate.bins)
+    if version.run_id:  # one registered by hand may have none
+        client.log_text(version.run_id, page, "gate.html")
+    _write_report(workspace, verdict, page, key, version.tags["release_digest"])
+    if verdict.outcome != "not comparable":  # another clone may have the data
+        client.set_model_version_tag(MODEL, version.version, _KEY, key)
+    return verdict
+
+
+def _key(params: Params, version: "ModelVersion", champion: "ModelVersion | None") -> str:
+    """Names all that a verdict depends on."""
+    thresholds = params.gate.model_dump(exclude={"promote"})
+    evaluate = params.evaluate.model_dump(include={"bins", "bootstrap"})
+    asked = [(str(each.version), each.tags.get("release_digest")) for each in (version, champion) if each]
+    return digest(asked, thresholds, evaluate, params.register_.head)
+
+
+def _measured(ours: Opened, theirs: Opened | None) -> tuple[Contender, Contender | None]:
+    """Both with their latencies, where both can be loaded."""
+    challenger = ours.contender
+    if theirs is None:
+        return challenger, None
+    champion = theirs.contender
+    if ours.committee is None or theirs.committee is None:
+        return challenger, champion
+    first, second = _latencies_ms([ours.committee, theirs.committee])
+    return replace(challenger, latency_ms=first), replace(champion, latency_ms=second)
+
+
+def _latencies_ms(committees: Sequence[Committee]) -> list[float]:
+    """Time of one clip through each network on one CPU thread, taken in turn; the best of several rounds.
+
+    The best, because whatever else runs on the machine can only add to it.
+    """
+    best = [float("inf")] * len(committees)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        examples = [committee.to("cpu").spec.example() for committee in committees]
+        until = time.monotonic() + _PATIENCE_S
+        for turn in range(_MOST_ROUNDS):
+            for place, (committee, example) in enumerate(zip(committees, examples, strict=True)):
+                began = time.perf_counter()
+                committee.logits(example)
+                best[place] = min(best[place], 1000 * (time.perf_counter() - began))
+            if turn and time.monotonic() > until:
+                break
+    finally:
+        torch.set_num_threads(threads)
+    return best
+
+
+def _is_other_data(challenger: Contender, champion: Contender) -> bool:
+    """Whether only the champion's scores are missing, or of other clips."""
+    if challenger.scorecard is None or champion.refused:
+        return False
+    return champion.scorecard is None or champion.scorecard.digest != challenger.scorecard.digest
+
+
+def _rescored(
+    challenger: Contender, champion: Contender, opened: Opened | None, params: Params, workspace: Workspace
+) -> Contender:
+    """The champion, asked about the test clips of the challenger, if this clone has them."""
+    assert opened is not None
+    assert opened.committee is not None
+    assert challenger.scorecard is not None
+    spec, reason = opened.committee.spec, ""
+    folder = workspace.modality(spec.modality)
+    if not (workspace.index / "clips.csv").is_file() or not (folder / "manifest.json").is_file():
+        reason = "the test clips are not in this clone (dvc pull brings them)"
+    elif spec.heads != params.data.heads:
+        reason = "it knows other heads or classes"
+    elif spec.modality not in params.modalities or spec.modality_params != params.modalities[spec.modality]:
+        reason = f"it looks at {spec.modality} that was extracted with other params"
+    if reason:
+        return replace(
+            champion, scorecard=None, unscored=f"the test clips changed since it was, and {reason}"
+        )
+    return replace(champion, scorecard=score(opened.committee, params, workspace))
+
+
+def score(committee: Committee, params: Params, workspace: Workspace) -> Scorecard:
+    """Ask a network about the clone's test clips, with as many views as the report's rows have."""
+    clips = read_clips(workspace.index, "test")
+    views = min(params.evaluate.clips), min(params.evaluate.crops)
+    shards = Shards(workspace.modality(committee.spec.modality))
+    logits, present = view_logits(committee.to(device()), shards, clips, *views)
+    raw = {head: torch.from_numpy(values).mean(dim=1) for head, values in logits.items()}
+    said = Prediction(raw, committee.calibrated(raw), torch.from_numpy(present))
+    labels = {
+        head: torch.from_numpy(values) for head, values in label_indices(clips, params.data.heads).items()
+    }
+    test = TestSplit([clip.clip_id for clip in clips], params.data.heads, labels, {})
+    row = Model("champion", "student", "", [committee.spec.modality], 0, 0.0, views[0] * views[1], {0: said})
+    scorecard = Scorecard.of(prediction_table([row], test), row.name, 0, clips)
+    assert scorecard is not None
+    return scorecard
+
+
+def _versus(
+    version: "ModelVersion",
+    champion: "ModelVersion | None",
+    challenger: Contender,
+    against: Contender | None,
+    params: Params,
+) -> Versus | None:
+    """The champion and the challenger side by side, if both were scored."""
+    if champion is None or against is None or challenger.scorecard is None or against.scorecard is None:
+        return None
+    sides = Side.of(champion, against.scorecard), Side.of(version, challenger.scorecard)
+    return compared(*sides, params.evaluate)
+
+
+def _write_report(workspace: Workspace, verdict: Verdict, page: str, key: str, release_digest: str) -> None:
+    """reports/gate: the last verdict, for people and for whoever publishes it."""
+    write_text(workspace.gate / "index.html", page)
+    write_text(workspace.gate / "verdict.md", markdown(verdict) + "\n")
+    known = {"key": key, "release_digest": release_digest, "summary": verdict.summary}
+    write_json(workspace.gate / "verdict.json", known | verdict.as_json())
+
+
+def _local(workspace: Workspace, key: str) -> Verdict | None:
+    """The verdict of reports/gate, if it answers the question that `key` names."""
+    file = workspace.gate / "verdict.json"
+    if not file.is_file():
+        return None
+    values = json.loads(file.read_text(encoding="utf-8"))
+    for ours in ("release_digest", "summary"):
+        del values[ours]
+    return Verdict.of_json(values) if values.pop("key") == key else None
+
+
+def _promotion(aliases: Mapping[str, str], version: str, by: str, summary: str) -> _Move:
+    before = aliases.get(CHAMPION)
+    moved: dict[str, str | None] = {PREVIOUS: before} if before else {}
+    moved |= {CHAMPION: version, CHALLENGER: None}
+    place = f" in place of version {before}" if before else ""
+    words = f"version {version} promoted{place} {by}; gate: {summary}"
+    return _Move("promotion", version, moved, _stamp(datetime.now(UTC)), words)
+
+
+def _carry_out(client: "MlflowClient", move: _Move) -> str:
+    """Write the move down, then do it; the words of it."""
+    client.set_registered_model_tag(MODEL, _MOVE, json.dumps(asdict(move), ensure_ascii=False)[:_LONGEST_TAG])
+    return _do(client, move).words
+
+
+def _finish(client: "MlflowClient") -> _Move | None:
+    """Carry a move that was interrupted to its end; None where there was none."""
+    begun = client.get_registered_model(MODEL).tags.get(_MOVE)
+    return _do(client, _Move(**json.loads(begun))) if begun else None
+
+
+def _do(client: "MlflowClient", move: _Move) -> _Move:
+    """Every step may have been taken before: taken again it changes nothing."""
+    for alias, version in move.aliases.items():
+        if version is not None:
+            client.set_registered_model_alias(MODEL, alias, version)
+        elif _aliases(client).get(alias) == move.version:
+            client.delete_registered_model_alias(MODEL, alias)
+    _tell(client, move.version, move.stamp, move.words)
+    client.delete_registered_model_tag(MODEL, _MOVE)
+    return move
+
+
+def _tell(client: "MlflowClient", version: str, stamp: str, words: str) -> None:
+    """Add a line to the version's history, and the history of all versions to the model's page."""
+    client.set_model_version_tag(MODEL, version, _HISTORY + stamp, words)
+    lines = [
+        (key.removeprefix(_HISTORY), value)
+        for found in _versions(client)
+        for key, value in found.tags.items()
+        if key.startswith(_HISTORY)
+    ]
+    page = f"{ABOUT}\n\n| UTC | |\n|---|---|"
+    for when, what in sorted(lines, reverse=True):
+        line = f"\n| {when.replace('T', ' ').removesuffix('Z')} | {what.replace('|', '/')} |"
+        if len(page) + len(line) > LONGEST_DESCRIPTION:
+            break
+        page += line
+    client.update_registered_model(MODEL, description=page)
+
+
+def _aliases(client: "MlflowClient") -> dict[str, str]:
+    found = client.get_registered_model(MODEL).aliases
+    return {alias: str(version) for alias, version in found.items()}
+
+
+def _versions(client: "MlflowClient") -> "list[ModelVersion]":
+    return list(client.search_model_versions(f"name = '{MODEL}'"))
+
+
+def _champion(client: "MlflowClient", aliases: Mapping[str, str], version: str) -> "ModelVersion | None":
+    """The champion that a version has to beat; None for the champion itself and where there is none."""
+    number = aliases.get(CHAMPION)
+    return None if number in (None, version) else client.get_model_version(MODEL, str(number))
+
+
+def _version(client: "MlflowClient", name: str) -> "ModelVersion":
+    """The version of an alias, a number, or either as models:/… or for short."""
+    from mlflow.exceptions import MlflowException
+
+    asked = tracking.address(name).removeprefix(f"models:/{MODEL}").lstrip("@/")
+    try:
+        if asked.isdecimal():
+            return client.get_model_version(MODEL, asked)
+        return client.get_model_version_by_alias(MODEL, asked)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise UserError(
+            f"{MODEL} has no version {name!r}", remedy="a number or an alias, as the MLflow UI shows them"
+        ) from None
+
+
+@contextmanager
+def _registry(workspace: Workspace) -> "Iterator[MlflowClient]":
+    """A client of the registry, in which the model is there.
+
+    Raises:
+        UserError: nothing was registered yet.
+        InfrastructureError: the registry cannot be reached or fails.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield tracking.client(workspace)
+    except (MlflowException, SQLAlchemyError) as error:
+        if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+            raise UserError(f"the registry has no {MODEL} yet", remedy="run: understudy run") from None
+        raise InfrastructureError(
+            f"the registry of MLflow at {tracking.store_uri(workspace)} failed ({str(error).splitlines()[0]})\n"
+            "  → run the same again when it is back; what was begun is then carried to its end"
+        ) from error
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _who() -> str:
+    """The user of this process, as the operating system names it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown user"

@@ -1,0 +1,110 @@
+"""What a shipped network said of each test clip: a table in its release, so that versions compare without being run.
+
+Knows tables and files, no networks and no registry.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from tasks.atomic import digest, new_file
+from tasks.clips import Clip
+
+FILE = "test_predictions.parquet"
+"""Its name in a release folder."""
+_COLUMNS = ["clip_id", "head", "true", "predicted", "confidence", "prob_true"]
+_SLICE = "slice:"
+_LEAST = np.finfo(np.float64).tiny  # a probability that underflowed to 0 has a finite NLL, 708 nats
+
+
+class Said(NamedTuple):
+    """What the network is worth in one head, clip by clip, in the order of the clips' ids.
+
+    Attributes:
+        true: (clips,), the classes that the clips show.
+        top1: (clips,), float64, 1 where the most probable class is right.
+        confidence: (clips,), float64, calibrated probability of that class.
+        nll: (clips,), float64, calibrated, in nats.
+        slices: slice column → (clips,), its value on every clip.
+    """
+
+    true: np.ndarray
+    top1: np.ndarray
+    confidence: np.ndarray
+    nll: np.ndarray
+    slices: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """One network on the test split.
+
+    Attributes:
+        table: a row for each clip and head, in the order of both: clip_id, head, true, predicted, confidence,
+            prob_true (both calibrated), and a column `slice:<name>` for each slice.
+    """
+
+    table: pd.DataFrame
+
+    @classmethod
+    def of(cls, predictions: pd.DataFrame, name: str, seed: int, clips: Sequence[Clip]) -> "Scorecard | None":
+        """That of one network of a report; None where the report lacks it.
+
+        Args:
+            predictions: as reports/predictions.parquet.
+            name: of the model.
+            seed: that it was trained with.
+            clips: of the test split, for their slices.
+        """
+        own = predictions[(predictions["name"] == name) & (predictions["seed"] == seed)]
+        if own.empty:
+            return None
+        by_id = {clip.clip_id: clip.slices for clip in clips}
+        table = own[_COLUMNS].sort_values(["head", "clip_id"], ignore_index=True)
+        for column in sorted({column for slices in by_id.values() for column in slices}):
+            table[_SLICE + column] = [by_id[clip_id].get(column, "") for clip_id in table["clip_id"]]
+        return cls(table)
+
+    @classmethod
+    def read(cls, release: Path) -> "Scorecard | None":
+        """That of a release folder; None where it was packaged before releases had one."""
+        return cls(pd.read_parquet(release / FILE)) if (release / FILE).is_file() else None
+
+    def write(self, release: Path) -> None:
+        """Put it into a release folder."""
+        with new_file(release / FILE) as temporary:
+            self.table.to_parquet(temporary, index=False)
+
+    @property
+    def digest(self) -> str:
+        """Names the test clips and their labels: two scorecards compare where it is the same."""
+        return digest(self.table[["head", "clip_id", "true"]].to_numpy().tolist())
+
+    @property
+    def heads(self) -> list[str]:
+        """The heads that were scored."""
+        return list(dict.fromkeys(self.table["head"]))
+
+    @property
+    def clips(self) -> int:
+        """Number of test clips."""
+        return int(self.table["clip_id"].nunique())
+
+    def said(self, head: str) -> Said:
+        """What is known of one head, which it has."""
+        rows = self.table[self.table["head"] == head]
+        return Said(
+            true=rows["true"].to_numpy(),
+            top1=(rows["true"] == rows["predicted"]).to_numpy(np.float64),
+            confidence=np.array(rows["confidence"], np.float64),
+            nll=-np.log(rows["prob_true"].to_numpy(np.float64).clip(_LEAST)),
+            slices={
+                column.removeprefix(_SLICE): rows[column].to_numpy()
+                for column in rows.columns
+                if column.startswith(_SLICE)
+            },
+        )

@@ -1,0 +1,1 @@
+"""Two registered versions side by side: what each said of the test clips, tables for a terminal, a page."""
