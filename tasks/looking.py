@@ -1,6 +1,6 @@
 """What a network that sees RGB sees of a video of unknown origin, which is decoded in a process aside.
 
-Run as `python -m tasks.looking` it is that process. It does not know torch, so that it starts in a second.
+Run as `python -m tasks.looking` it is that process.
 """
 
 import base64
@@ -94,6 +94,7 @@ class Lookers:
         self._all = [Looker(rgb, views, timeout_s, longest_s) for _ in range(count)]
         self._idle: SimpleQueue[Looker] = SimpleQueue()
         for looker in self._all:
+            looker.start()
             self._idle.put(looker)
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="look")
 

@@ -83,6 +83,12 @@ class Answering:
     version: str
     digest: str
 
+    @property
+    def title(self) -> str:
+        """Which model it is, for people."""
+        version = f" version {self.version}" if self.version else ""
+        return f"{self.name}{version} ({self.digest[:12]})"
+
 
 def load(model: str, workspace: Workspace = _HERE) -> Committee:
     """The networks of `model`; see `identify`."""

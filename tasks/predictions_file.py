@@ -110,7 +110,7 @@ def write(
         records = [record for several in done for record in several]
         with new_file(out) as temporary:
             form(records, heads, temporary)
-        _beside(out).unlink()
+        _beside(out).unlink(missing_ok=True)
     return Written(len(records), sum(record["error"] is not None for record in records), resumed)
 
 

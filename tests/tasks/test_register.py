@@ -72,7 +72,7 @@ PARAMS = {
         "weights_temperature": [1.0],
     },
     "evaluate": {"clips": [1], "crops": [1], "bins": 15, "bootstrap": 50},
-    "register": {"student": "auto", "head": "action"},
+    "register": {"student": "auto", "head": "action", "parity": {"clips": 4, "tolerance": 1e-4}},
 }  # fmt: skip
 
 
