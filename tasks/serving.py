@@ -58,7 +58,9 @@ class Served:
             UserError: a row cannot be answered; says which and why. Then none is.
         """
         rows = request.to_dict("records")
-        if not 0 < len(rows) <= settings().serve_max_videos:
+        if not rows:
+            raise UserError(f"the request brings no row with a {VIDEO} or a {CLIP}")
+        if len(rows) > settings().serve_max_videos:
             raise UserError(
                 f"a request brings 1 to {settings().serve_max_videos} videos, not {len(rows)} "
                 "(UNDERSTUDY_SERVE_MAX_VIDEOS)"
