@@ -322,8 +322,13 @@ def test_every_bad_request_is_refused_with_a_reason_and_the_server_stays(server,
     good = post(address, video(SECOND))
     assert good[0] == 200
     answered = {name: post(address, body) for name, (body, _) in BAD.items()}
-    for content_type, body in (("text/csv", b"\xff\xfe"), ("application/octet-stream", SECOND), ("video/mp4", SECOND),
-                               ("application/x-parquet", b"PAR1"), ("application/json; charset=latin-1", b"{}")):  # fmt: skip
+    for content_type, body in (
+        ("text/csv", b"\xff\xfe"),
+        ("application/octet-stream", SECOND),
+        ("video/mp4", SECOND),
+        ("application/x-parquet", b"PAR1"),
+        ("application/json; charset=latin-1", b"{}"),
+    ):
         answered[content_type] = post(address, body, content_type)
     wrong = {
         name: (status, text[-300:])
