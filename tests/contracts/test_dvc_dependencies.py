@@ -55,6 +55,7 @@ REGISTRIES = {
     "models/backbones/__init__.py",
     "models/distill/__init__.py",
     "tasks/modalities/__init__.py",
+    "tasks/modalities/registry.py",
 }
 """They map a `kind` to its file. Which kind it is stands in params; `families` asks for that file alone."""
 NOT_RUN: Mapping[str, set[str]] = {

@@ -130,7 +130,7 @@ def test_a_decoded_clip_is_seen_as_its_video_is(tmp_path, rate):
     with Looker(RGB, VIEWS, timeout_s=60, longest_s=None) as looker:
         from_file = looker.look(tmp_path / "clip.mkv", None)
     from_frames = look_at_frames(RGB, VIEWS, frames, rate)
-    assert from_frames.stop_s == pytest.approx(from_file.stop_s)
+    assert from_frames.stop_s == pytest.approx(from_file.stop_s, abs=0.01)  # Matroska counts in milliseconds
     assert np.array_equal(from_frames.shown, from_file.shown)
 
 
@@ -165,18 +165,19 @@ HOSTILE = [
     "a;b|c&.mp4",
     "\x1b[31mred.mp4",
     "'\".mp4",
+    os.fsdecode(b"no-utf-8-\xff.mp4"),
 ]
 
 
-@pytest.mark.parametrize("name", [*HOSTILE, os.fsdecode(b"no-utf-8-\xff.mp4")])
-def test_a_name_is_a_name_whatever_it_holds(committee, video, tmp_path, monkeypatch, name):
+def test_a_name_is_a_name_whatever_it_holds(committee, video, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path(name).write_bytes(video.read_bytes())
+    for name in HOSTILE:
+        Path(name).write_bytes(video.read_bytes())
     before = set(tmp_path.iterdir())
-    (found,) = predict([Path(name)], committee)
-    assert found.error is None
-    assert found.video.encode()  # text that can be written
-    assert found.video == name or "\\xff" in found.video
+    found = predict(list(map(Path, HOSTILE)), committee)
+    assert [prediction.error for prediction in found] == [None] * len(HOSTILE)
+    assert [prediction.video for prediction in found] == [*HOSTILE[:-1], "no-utf-8-\\xff.mp4"]
+    assert "".join(prediction.video for prediction in found).encode()  # text that can be written
     assert set(tmp_path.iterdir()) == before
 
 
