@@ -11,6 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Self
 
+import av
 import cv2
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from tasks.settings import settings
 from tasks.shards import Row, Rows
 from tasks.stores.aside import Aside, DecodingStopped, serve
 from tasks.stores.probe import Probe, examine
-from tasks.stores.video import VideoError
+from tasks.stores.video import VideoError, open_container
 from tasks.views import View, Views, evaluation_views
 
 
@@ -186,8 +187,11 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     size_bytes = path.stat().st_size
     if size_bytes > settings().max_video_bytes:
         raise VideoError(f"is larger than {settings().max_video_bytes} bytes (UNDERSTUDY_MAX_VIDEO_BYTES)")
+    with open_container(path) as container:
+        _refuse_longer((container.duration or 0) / av.time_base, request["longest_s"])
     found = examine(path, (), request["try_decord"])
-    span = _span(found, request["span"], request["longest_s"])
+    _refuse_longer(max(found.promised_s, found.duration_s), request["longest_s"])
+    span = _span(found, request["span"])
     video = found.video(path.name, size_bytes, sha256="", detections_sha256="")
     rows = extracted(rgb, RawVideo(path, path, video), _view(views, span).times_s)
     return {
@@ -198,15 +202,17 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _span(found: Probe, asked: Span | None, longest_s: float | None) -> Span:
+def _refuse_longer(length_s: float, longest_s: float | None) -> None:
+    if longest_s is not None and length_s > longest_s:
+        raise VideoError(f"is {length_s:.0f} s long; at most {longest_s:g} s are taken")
+
+
+def _span(found: Probe, asked: Span | None) -> Span:
     """The stretch to look at.
 
     Raises:
-        VideoError: the video is too long, ends before the stretch does, or is truncated.
+        VideoError: the video ends before the stretch does, or is truncated.
     """
-    length_s = max(found.promised_s, found.duration_s)
-    if longest_s is not None and length_s > longest_s:
-        raise VideoError(f"is {length_s:.0f} s long; at most {longest_s:g} s are taken")
     if asked is None and found.truncated:
         raise VideoError(
             f"is truncated: it promises {found.promised_s:.3f} s and holds {found.duration_s:.3f} s; "
