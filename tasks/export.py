@@ -8,6 +8,7 @@ wrote them, and the same network gives the same bytes.
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,7 +103,10 @@ def write(committee: Committee, folder: Path) -> None:
     _forget_where(program)
     _write_onnx(program, list(spec.heads), folder / ONNX)
     program.example_inputs = None  # they would be pickled into the archive
-    torch.export.save(program, folder / PT2)
+    with warnings.catch_warnings():
+        # Weights that lie pixel by pixel are stored as they lie.
+        warnings.filterwarnings("ignore", message="No complete tensor found in the group")
+        torch.export.save(program, folder / PT2)
 
 
 def _forget_where(program: ExportedProgram) -> None:

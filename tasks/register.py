@@ -40,7 +40,7 @@ _ROOT = Path(__file__).parents[1]
 _SERVED = ("tasks", "models")  # the rooms that mlflow/student.py imports; they travel with the model
 _REQUIREMENTS = (
     "mlflow", "torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "pandas", "pyarrow", "pydantic",
-    "pydantic-settings", "opencv-python-headless", "av", "decord",
+    "pydantic-settings", "psutil", "opencv-python-headless", "av", "decord",
 )  # fmt: skip
 _LONGEST_DESCRIPTION = 5000
 _REPEATS = 20

@@ -225,7 +225,7 @@ def test_the_release_is_the_same_bytes_again(workspace):
 
 
 def test_a_student_that_params_name_is_taken_whatever_its_figures(workspace):
-    register.package(parsed(register={"student": "baseline", "head": "action"}), workspace)
+    register.package(parsed(register=PARAMS["register"] | {"student": "baseline"}), workspace)
     assert (release_of(workspace)["student"], release_of(workspace)["seed"]) == ("baseline", 1)
     assert "params.yaml names it" in (workspace.release / "model_card.md").read_text()
 
@@ -351,7 +351,7 @@ def test_the_registry_from_first_version_to_a_planted_pickle(workspace, tmp_path
     assert aliases(workspace) == {"champion": 1}
 
     # Another student becomes the challenger, the champion stays.
-    register.run(parsed(register={"student": "baseline", "head": "action"}), workspace)
+    register.run(parsed(register=PARAMS["register"] | {"student": "baseline"}), workspace)
     assert aliases(workspace) == {"champion": 1, "challenger": 2}
 
     # Both ways of naming a version give its own networks.
