@@ -21,7 +21,7 @@ import pyarrow.parquet
 from tasks.atomic import digest, new_file
 from tasks.errors import UserError
 from tasks.modalities.modality import Span
-from tasks.predict import Answering, Prediction, predictions
+from tasks.predict import Answering, Prediction, predictions, spelled
 from tasks.progress import Progress
 
 VIDEOS = {
@@ -119,8 +119,8 @@ def _identity(video: Path) -> tuple[str, int, int]:
     try:
         about = video.stat()
     except (OSError, ValueError):
-        return str(video), 0, 0
-    return str(video), about.st_size, about.st_mtime_ns
+        return spelled(video), 0, 0
+    return spelled(video), about.st_size, about.st_mtime_ns
 
 
 def _record(found: Prediction, student: Answering, heads: Sequence[str]) -> Record:
