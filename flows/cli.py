@@ -206,14 +206,31 @@ def study(
 
 @app.command(
     epilog="Examples:  understudy predict kitchen.mp4  ·  understudy predict *.mp4 --json  ·  "
+    "understudy predict recordings 'more/**/*.mov' --out said.parquet  ·  "
     "understudy predict long.mp4 --start 12.5 --stop 14  ·  "
     "understudy predict a.mp4 --model models:/understudy-student@champion"
 )
 def predict(
     videos: Annotated[
-        list[Path], typer.Argument(help="Video files; RGB alone is looked at.", metavar="VIDEO...")
+        list[str],
+        typer.Argument(
+            help="Video files, folders (all videos below) or patterns; RGB alone is looked at. "
+            "Write -- before names that begin with a dash.",
+            metavar="VIDEO...",
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Write this .parquet, .csv or .jsonl instead, with a progress bar; killed and started again, "
+            "it goes on.",
+            metavar="FILE",
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Videos that go through the network at once.", min=1)] = 16,
     start: Annotated[float | None, typer.Option(help="Seconds from the first frame.", min=0)] = None,
     stop: Annotated[float | None, typer.Option(help="Seconds from the first frame.", min=0)] = None,
     model: Annotated[
@@ -231,14 +248,26 @@ def predict(
     span = _span(start, stop)
     root = Path.cwd() if Path(model).is_dir() else _clone().root
     from tasks import predict as predicting
+    from tasks import predictions_file
 
-    committee = predicting.load(model if model.startswith("models:") else str(root / model), Workspace(root))
-    found = predicting.predict(videos, committee, top, span)
-    if as_json:
-        _print_json([vars(prediction) for prediction in found])
+    asked = predictions_file.find(videos)
+    student = predicting.identify(
+        model if model.startswith("models:") else str(root / model), Workspace(root)
+    )
+    if out is not None:
+        written = predictions_file.write(asked, student, out, batch, top, span)
+        print(f"{out}: {written.videos} videos, {written.failed} cannot be read; by {student.title}")
+        failed = bool(written.failed)
     else:
-        _show_predictions(found, _console())
-    if any(prediction.error for prediction in found):
+        found = predicting.predict(asked, student.committee, top, span, batch)
+        failed = any(prediction.error for prediction in found)
+        if as_json:
+            who = {"model": student.name, "version": student.version, "digest": student.digest}
+            _print_json([vars(prediction) | who for prediction in found])
+        else:
+            _show_predictions(found, _console())
+            _console().print(f"by {student.title}", style="dim", soft_wrap=True)
+    if failed:
         raise typer.Exit(2)
 
 
@@ -511,12 +540,18 @@ def _show_predictions(found: "list[Prediction]", console: "Console") -> None:
                 "\n".join(f"{p:5.1%} {label}" for label, p in ranked) for ranked in prediction.heads.values()
             ]
             span = f"{prediction.start_s:.2f}-{prediction.stop_s:.2f}"
-            table.add_row(Text(prediction.video), span, *map(Text, lines))
+            table.add_row(Text(_printable(prediction.video)), span, *map(Text, lines))
     if table.rows:
         console.print(table)
     for prediction in found:
         if prediction.error:
-            console.print(Text(f"{prediction.video}: {prediction.error}", "red"), soft_wrap=True)
+            message = _printable(f"{prediction.video}: {prediction.error}")
+            console.print(Text(message, "red"), soft_wrap=True)
+
+
+def _printable(text: str) -> str:
+    """`text` on one line, its control characters spelled out: names of strangers must not steer a terminal."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _show_versus(versus: "Versus", html: Path | None, workspace: "Workspace", console: "Console") -> None:

@@ -24,7 +24,8 @@ from tasks.params import Data, Params
 from tasks.progress import Progress
 from tasks.settings import settings
 from tasks.splitting import members, split_groups
-from tasks.stores.probe import Probe, Prober, ProbeStopped
+from tasks.stores.aside import DecodingStopped
+from tasks.stores.probe import Probe, Prober
 from tasks.stores.video import VideoError
 
 VERSION = 1
@@ -266,7 +267,7 @@ def _probe_once(path: Path, sha256: str, moments_s: list[float], prober: Prober,
     else:
         try:
             answer = {"probe": asdict(prober.probe(path, moments_s))}
-        except ProbeStopped as error:
+        except DecodingStopped as error:
             return str(error)  # not kept: a machine with more time or memory may fare better
         except VideoError as error:
             answer = {"reason": str(error)}

@@ -228,11 +228,19 @@ class Evaluate(Section):
     bootstrap: PositiveInt = Field(description="Resamples behind a 95 % interval.")
 
 
+class Parity(Section):
+    """How well the exported forms of the student must agree with torch."""
+
+    clips: int = Field(ge=2, description="Test clips, evenly chosen, on whose views they are compared.")
+    tolerance: PositiveFloat = Field(description="Largest difference of a calibrated probability.")
+
+
 class Register(Section):
     """What goes to the MLflow registry."""
 
     student: str = Field(description="A student's name, or auto: the one with the best validation NLL.")
     head: str = Field(description="The head the choice and the summary look at; action: all heads right.")
+    parity: Parity
 
 
 class Gate(Section):

@@ -18,12 +18,16 @@ import pandas as pd
 
 from tasks.atomic import digest, file_digest, new_folder, write_json, write_text
 from tasks.clips import SPLITS, read_clips
+from tasks.compare import markdown
 from tasks.errors import InfrastructureError, UserError
+from tasks.example_video import data_url
+from tasks.export import ONNX, PARITY, PT2, export, latency_ms
 from tasks.layout import Workspace
 from tasks.networks import Committee
 from tasks.params import Params
 from tasks.predict import FILE_TAG, refuse_pickles
 from tasks.scorecard import Scorecard
+from tasks.serving import CLIP, RATE, VIDEO
 from tasks.stores import tracking
 
 if TYPE_CHECKING:
@@ -39,8 +43,10 @@ _ROOT = Path(__file__).parents[1]
 _SERVED = ("tasks", "models")  # the rooms that mlflow/student.py imports; they travel with the model
 _REQUIREMENTS = (
     "mlflow", "torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "pandas", "pyarrow", "pydantic",
-    "pydantic-settings", "PyYAML", "opencv-python-headless", "av", "decord",
+    "pydantic-settings", "PyYAML", "psutil", "opencv-python-headless", "av", "decord",
 )  # fmt: skip
+_REPEATS = 20
+"""Clips that a form's latency is the median of."""
 _TEST_FIGURES = ("top1", "top5", "ece_scaled", "nll_scaled")
 
 
@@ -116,7 +122,11 @@ def choose(candidates: Sequence[Candidate], asked: str, head: str) -> Candidate:
 
 
 def package(params: Params, workspace: Workspace) -> None:
-    """Write artifacts/release: the network, release.json, the model card and its pictures."""
+    """Write artifacts/release: the network in all its forms, release.json, the model card, tables and pictures.
+
+    Raises:
+        UserError: nothing was trained or evaluated, or an exported form differs from the network.
+    """
     asked, head = params.register_.student, params.register_.head
     candidates = [Candidate.read(workspace.student(name)) for name in params.students]
     chosen = choose(candidates, asked, head)
@@ -149,9 +159,12 @@ def package(params: Params, workspace: Workspace) -> None:
     }
     with new_folder(workspace.release) as folder:
         shutil.copytree(chosen.folder / f"seed-{seed}", folder, dirs_exist_ok=True)
-        if picture := _picture(workspace):
+        parity = export(folder, params.register_.parity, workspace)
+        for picture in _pictures(workspace):
             shutil.copyfile(picture, folder / picture.name)
-        card = _card(params, workspace, release, comparison, Committee.load(folder))
+        write_json(folder / "comparison.json", comparison)
+        write_text(folder / "comparison.md", markdown(comparison) + "\n")
+        card = _card(params, workspace, release, comparison, Committee.load(folder), parity)
         write_text(folder / "model_card.md", card)
         if scorecard:
             scorecard.write(folder)
@@ -259,8 +272,25 @@ def _register(
             description=card[:LONGEST_DESCRIPTION],
             tags=tags
             | {metric: f"{value:.4f}" for metric, value in figures.items()}
+            | _measured(workspace.release)
             | {FILE_TAG + file: value for file, value in _digests(workspace.release).items()},
         )
+
+
+def _measured(release: Path) -> dict[str, str]:
+    """Tags that tell the exported forms: parity, size, and the latency of a clip on this machine."""
+    parity = json.loads((release / PARITY).read_text(encoding="utf-8"))
+    weights = sum(file.stat().st_size for file in release.glob("weights-*.safetensors"))
+    sizes = {
+        "safetensors": weights,
+        "pt2": (release / PT2).stat().st_size,
+        "onnx": (release / ONNX).stat().st_size,
+    }
+    return (
+        {f"parity.{name}": f"{form['max_abs_diff']:g}" for name, form in parity["forms"].items()}
+        | {f"size_bytes.{name}": str(size) for name, size in sizes.items()}
+        | {f"latency_ms.{name}": f"{value:.2f}" for name, value in latency_ms(release, _REPEATS).items()}
+    )
 
 
 def _log_model(workspace: Workspace) -> Any:
@@ -268,22 +298,25 @@ def _log_model(workspace: Workspace) -> Any:
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
-    from mlflow.types.schema import Map
+    from mlflow.types.schema import AnyType, Map
 
-    answers: list[ColSpec | TensorSpec] = [
-        ColSpec("string", "video"),
-        ColSpec("string", "error", required=False),
+    # MLflow would check an array of four dimensions number by number, which takes minutes; serving.py does it at once.
+    asked: list[ColSpec | TensorSpec] = [
+        ColSpec("string", VIDEO, required=False),
+        ColSpec(AnyType(), CLIP, required=False),
+        ColSpec("double", RATE, required=False),
     ]
+    answers: list[ColSpec | TensorSpec] = []
     for head in Committee.load(workspace.release).spec.heads:
-        answers += [ColSpec("string", head, required=False), ColSpec(Map("double"), f"{head}_probs")]
+        answers += [ColSpec("string", head), ColSpec(Map("double"), f"{head}_probs")]
     return mlflow.pyfunc.log_model(
         name=MODEL,
         python_model=str(_ROOT / "mlflow" / "student.py"),
         artifacts={"release": str(workspace.release)},
         code_paths=[str(_ROOT / room) for room in _SERVED],
         pip_requirements=[f"{name}=={installed_version(name).split('+')[0]}" for name in _REQUIREMENTS],
-        signature=ModelSignature(inputs=Schema([ColSpec("string", "video")]), outputs=Schema(answers)),
-        input_example=pd.DataFrame({"video": ["clip.mp4"]}),
+        signature=ModelSignature(inputs=Schema(asked), outputs=Schema(answers)),
+        input_example=pd.DataFrame({VIDEO: [data_url()]}),
     )
 
 
@@ -355,10 +388,10 @@ def _comparison(workspace: Workspace) -> dict[str, Any]:
         raise UserError("not found", file=file, remedy="run `dvc repro evaluate`") from None
 
 
-def _picture(workspace: Workspace) -> Path | None:
-    """The report's reliability diagrams, if it drew them."""
-    file = workspace.reports / "plots" / "pictures" / "reliability.png"
-    return file if file.exists() else None
+def _pictures(workspace: Workspace) -> list[Path]:
+    """The report's reliability diagrams and confusion matrices."""
+    folder = workspace.reports / "plots" / "pictures"
+    return [folder / "reliability.png", *sorted(folder.glob("confusion-*.png"))]
 
 
 def _row(comparison: Mapping[str, Any], student: str) -> Mapping[str, Any] | None:
@@ -379,6 +412,7 @@ def _card(
     release: Mapping[str, Any],
     comparison: Mapping[str, Any],
     committee: Committee,
+    parity: Mapping[str, Any],
 ) -> str:
     """The model card as Markdown, from mlflow/model_card.md.jinja."""
     environment = jinja2.Environment(
@@ -406,7 +440,8 @@ def _card(
             for name in params.heard_by(release["student"])
         ],
         temperature=committee.temperature,
-        picture=_picture(workspace),
+        pictures=[picture.name for picture in _pictures(workspace)],
+        parity=parity,
         interval=_interval,
         test=None
         if row is None

@@ -56,6 +56,23 @@ class Settings(BaseSettings):
         description="`understudy deploy` has Prefect call it when a run fails or crashes or a challenger wins; "
         'a POST of `{"text": …}`.',
     )
+    serve_root: Path | None = Field(
+        default=None,
+        description="Folder whose videos a served model may read by their path; unset: none, videos come as bytes.",
+    )
+    serve_max_bytes: PositiveInt = Field(
+        default=64 * 2**20,
+        description="A request to a served model may bring this much video, decoded from base64.",
+    )
+    serve_max_videos: PositiveInt = Field(
+        default=32, description="A request to a served model may bring so many videos and clips."
+    )
+    serve_max_s: float = Field(
+        default=600.0, gt=0, description="A served model takes videos of at most this length."
+    )
+    serve_timeout_s: float = Field(
+        default=20.0, gt=0, description="A served model gives up on a video whose decoding takes longer."
+    )
 
 
 def memory_bytes() -> int:

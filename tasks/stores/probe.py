@@ -1,23 +1,14 @@
-"""Probing videos of unknown origin, in a process of its own that may hang or die as decoders do on bad bytes.
+"""Probing videos of unknown origin, in a process aside (`python -m tasks.stores.probe`)."""
 
-Run as `python -m tasks.stores.probe` it is that process: a JSON request a line in, a JSON answer a line out.
-"""
-
-import contextlib
-import json
-import os
-import selectors
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import monotonic
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from tasks.clips import Video
+from tasks.stores.aside import Aside, DecodingStopped, serve
 from tasks.stores.video import (
     SILENCE,
     PyAv,
@@ -35,10 +26,6 @@ _COMPARED = 3
 """Frames on which decord must agree with PyAV."""
 _TOLERANCE = 1.0
 """Largest mean difference of two such frames, in levels of 255."""
-
-
-class ProbeStopped(VideoError):
-    """The process that looked at the video died or had to be killed; it may fare otherwise another time."""
 
 
 @dataclass(frozen=True)
@@ -104,81 +91,29 @@ class Probe:
         )
 
 
-class Prober:
-    """Probes videos one after the other in one subprocess, started anew whenever it had to be killed.
+class Prober(Aside):
+    """Probes videos one after the other in one process.
 
     Args:
         timeout_s: a probe that takes longer is killed.
     """
 
     def __init__(self, timeout_s: float):
-        self._timeout_s = timeout_s
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__("tasks.stores.probe", timeout_s)
 
     def probe(self, path: Path, moments_s: Sequence[float]) -> Probe:
         """What the video at `path` is, the frames nearest to `moments_s` decoded on the way.
 
         Raises:
-            ProbeStopped: it took too long, or the decoder crashed.
+            DecodingStopped: it took too long, or the decoder crashed.
             VideoError: it cannot be read; the message says why.
         """
+        request = {"path": str(path), "moments_s": list(moments_s)}
         try:
-            return self._ask(path, moments_s, try_decord=True)
-        except ProbeStopped:
-            return self._ask(path, moments_s, try_decord=False)
-
-    def _ask(self, path: Path, moments_s: Sequence[float], try_decord: bool) -> Probe:
-        request = {"path": str(path), "moments_s": list(moments_s), "try_decord": try_decord}
-        answer = json.loads(self._exchange(json.dumps(request).encode() + b"\n"))
-        if "error" in answer:
-            raise VideoError(answer["error"])
+            answer = self.ask(request | {"try_decord": True})
+        except DecodingStopped:
+            answer = self.ask(request | {"try_decord": False})
         return Probe(**answer | {"broken_s": tuple(answer["broken_s"])})
-
-    def _exchange(self, line: bytes) -> bytes:
-        process = self._started()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        answer, deadline = b"", monotonic() + self._timeout_s
-        with contextlib.suppress(BrokenPipeError), selectors.DefaultSelector() as selector:
-            process.stdin.write(line)
-            process.stdin.flush()
-            selector.register(process.stdout, selectors.EVENT_READ)
-            while not answer.endswith(b"\n"):
-                if not selector.select(max(0.0, deadline - monotonic())):
-                    self.close()
-                    raise ProbeStopped(f"decoding took longer than {self._timeout_s:g} s")
-                block = os.read(process.stdout.fileno(), 1 << 16)
-                if not block:
-                    break
-                answer += block
-        if not answer.endswith(b"\n"):
-            self.close()
-            raise ProbeStopped(f"the decoder crashed on it (exit status {process.returncode})")
-        return answer
-
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.stores.probe"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-            )
-        return self._process
-
-    def close(self) -> None:
-        """End the subprocess."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def probe(path: Path, moments_s: Sequence[float], timeout_s: float) -> Probe:
@@ -263,22 +198,8 @@ def _audible_rate(path: Path) -> int:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return asdict(examine(Path(request["path"]), request["moments_s"], request["try_decord"]))
-    except VideoError as error:
-        return {"error": str(error)}
-    except Exception as error:  # whatever else bad bytes provoke is this video's fault, not the data set's
-        return {"error": f"cannot be read ({type(error).__name__}: {error})"}
-
-
-def _serve() -> None:
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, this process goes first
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what decoders print must not mix with the answers
-    for line in sys.stdin:
-        print(json.dumps(_answer(json.loads(line))), file=answers, flush=True)
+    return asdict(examine(Path(request["path"]), request["moments_s"], request["try_decord"]))
 
 
 if __name__ == "__main__":
-    _serve()
+    serve(_answer)

@@ -162,7 +162,7 @@ SMALL: dict[str, Any] = {
         "promote": "manual",
     },
     "evaluate": {"clips": [1], "crops": [1], "bins": 15, "bootstrap": 20},
-    "register": {"student": "auto", "head": "action"},
+    "register": {"student": "auto", "head": "action", "parity": {"clips": 4, "tolerance": 1e-4}},
 }
 
 

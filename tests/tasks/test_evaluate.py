@@ -131,7 +131,7 @@ PARAMS: dict[str, Any] = {
         "promote": "manual",
     },
     "evaluate": {"clips": [1, 2, 3], "crops": [1, 3], "bins": 15, "bootstrap": 50},
-    "register": {"student": "auto", "head": "action"},
+    "register": {"student": "auto", "head": "action", "parity": {"clips": 4, "tolerance": 1e-4}},
 }
 CHOSEN = {
     "temperature": 1.0,

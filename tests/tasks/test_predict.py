@@ -1,6 +1,8 @@
 """Prediction from files, and what loading refuses. Networks are real and tiny; videos are written here."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import av
@@ -10,13 +12,15 @@ import torch
 
 from models.backbones.frames import Frames
 from tasks import views as looks
+from tasks.atomic import file_digest
 from tasks.clips import Clip, Video
 from tasks.errors import UserError
 from tasks.extract import extract
+from tasks.looking import Looker, extracted, in_memory, look_at_frames
 from tasks.modalities.modality import RawVideo
 from tasks.modalities.rgb import Rgb
 from tasks.networks import Committee, Spec
-from tasks.predict import load, predict, refuse_pickles, rows_of
+from tasks.predict import identify, load, predict, refuse_pickles
 from tasks.shards import Shards
 from tasks.views import Jitter, Views
 
@@ -87,7 +91,7 @@ def test_prediction_sees_what_training_saw(tmp_path, rate, span):
     clip = Clip("c", "clip.mp4", *span, "g", "test", {}, {})
     for view in looks.evaluation_views(clip, VIEWS, clips=3, crops=3):
         from_shard = RGB.render(rows, view, VIEWS.size)
-        from_file = RGB.render(rows_of(RGB, raw, view.times_s), view, VIEWS.size)
+        from_file = RGB.render(in_memory(extracted(RGB, raw, view.times_s)), view, VIEWS.size)
         assert np.array_equal(from_shard, from_file)
 
 
@@ -104,12 +108,87 @@ def test_probabilities_are_calibrated_and_ranked(committee, video):
         assert sum(probs) == pytest.approx(1, abs=1e-6)
 
     (view,) = looks.evaluation_views(Clip("c", "", 0.0, found.stop_s, "", "test", {}, {}), VIEWS)
-    rendered = RGB.render(rows_of(RGB, raw_video(video), view.times_s), view, VIEWS.size)
+    rendered = RGB.render(in_memory(extracted(RGB, raw_video(video), view.times_s)), view, VIEWS.size)
     logits = committee.logits(torch.from_numpy(rendered)[None])["verb"][0]
     expected = (logits / 2.0).softmax(-1)
     assert dict(found.heads["verb"]) == pytest.approx(
         dict(zip(HEADS["verb"], expected.tolist(), strict=True))
     )
+
+
+@pytest.mark.parametrize("rate", [30, 5])
+def test_a_decoded_clip_is_seen_as_its_video_is(tmp_path, rate):
+    """Lossless, so that the frames of the file are those of the clip."""
+    draw = np.random.default_rng(0)
+    frames = draw.integers(0, 256, (2 * rate, 48, 64, 3), dtype=np.uint8)
+    with av.open(str(tmp_path / "clip.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    with Looker(RGB, VIEWS, timeout_s=60, longest_s=None) as looker:
+        from_file = looker.look(tmp_path / "clip.mkv", None)
+    from_frames = look_at_frames(RGB, VIEWS, frames, rate)
+    assert from_frames.stop_s == pytest.approx(from_file.stop_s, abs=0.01)  # Matroska counts in milliseconds
+    assert np.array_equal(from_frames.shown, from_file.shown)
+
+
+def test_a_looker_outlives_a_hang_and_a_death(video):
+    with Looker(RGB, VIEWS, timeout_s=20, longest_s=None) as looker:
+        first = looker.look(video, None)
+        for blow in (signal.SIGKILL, signal.SIGSTOP):
+            looker._timeout_s = 3
+            process = looker._process
+            os.kill(process.pid, blow)
+            looker._timeout_s = 3 if blow == signal.SIGSTOP else 20
+            assert np.array_equal(looker.look(video, None).shown, first.shown)
+            assert process.poll() is not None
+
+
+def test_batches_change_nothing_that_matters(committee, video, tmp_path):
+    text = tmp_path / "text.mp4"
+    text.write_text("not a video")
+    videos = [video, text, video, video, text]
+    alone, together = predict(videos, committee), predict(videos, committee, batch=4)
+    assert [found.error for found in alone] == [found.error for found in together]
+    for one, other in zip(alone, together, strict=True):
+        for head, ranked in one.heads.items():
+            assert dict(other.heads[head]) == pytest.approx(dict(ranked), abs=1e-6)
+
+
+HOSTILE = [
+    "two\nlines.mp4",
+    "-rf.mp4",
+    "$(touch gone).mp4",
+    "ключ 鍋.mp4",
+    "a;b|c&.mp4",
+    "\x1b[31mred.mp4",
+    "'\".mp4",
+    os.fsdecode(b"no-utf-8-\xff.mp4"),
+]
+
+
+def test_a_name_is_a_name_whatever_it_holds(committee, video, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in HOSTILE:
+        Path(name).write_bytes(video.read_bytes())
+    before = set(tmp_path.iterdir())
+    found = predict(list(map(Path, HOSTILE)), committee)
+    assert [prediction.error for prediction in found] == [None] * len(HOSTILE)
+    assert [prediction.video for prediction in found] == [*HOSTILE[:-1], "no-utf-8-\\xff.mp4"]
+    assert "".join(prediction.video for prediction in found).encode()  # text that can be written
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_relative_name_is_no_address(committee, video, tmp_path, monkeypatch):
+    """FFmpeg takes http:/… and concat:… for addresses; a file of that name is the file."""
+    monkeypatch.chdir(tmp_path)
+    names = ["http:/127.0.0.1/a.mp4", "concat:a.mp4|b.mp4", "file:a.mp4", "pipe:0"]
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(video.read_bytes())
+    assert [found.error for found in predict(list(map(Path, names)), committee)] == [None] * len(names)
 
 
 def test_top_classes_and_a_span(committee, video):
@@ -128,7 +207,7 @@ def test_bad_files_do_not_stop_the_others(committee, video, tmp_path):
     found = predict([text, empty, cut, tmp_path / "missing.mp4", tmp_path, video], committee)
     assert [prediction.error is None for prediction in found] == [False] * 5 + [True]
     assert "no such file" in found[3].error
-    assert f"is a folder; name its files, as {tmp_path}/*.mp4" in found[4].error
+    assert found[4].error == "is a folder, not a video"
     assert all(not prediction.heads for prediction in found[:5])
 
 
@@ -168,6 +247,22 @@ def test_networks_of_another_modality_are_refused(committee, video):
 def test_a_folder_gives_the_networks_that_were_saved(committee, video, tmp_path):
     committee.save(tmp_path)
     assert predict([video], load(str(tmp_path))) == predict([video], committee)
+
+
+def test_a_model_says_which_it_is(committee, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    committee.save(folder)
+    first = identify(str(folder))
+    assert (first.name, first.version) == ("mine", "")
+    (folder / "spec.json").write_text(
+        (folder / "spec.json").read_text().replace('"verb": 2.0', '"verb": 2.5')
+    )
+    assert identify(str(folder)).digest != first.digest
+    (folder / "release.json").write_text('{"name": "understudy-student"}')
+    named = identify(str(folder))
+    assert (named.name, named.digest) == ("understudy-student", file_digest(folder / "release.json"))
+    assert named.title == f"understudy-student ({named.digest[:12]})"
 
 
 def test_a_folder_without_a_network_is_refused(committee, tmp_path):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tasks.stores import probe as probing
-from tasks.stores.probe import Prober, ProbeStopped, probe
+from tasks.stores.aside import DecodingStopped
+from tasks.stores.probe import Prober, probe
 from tasks.stores.video import VideoError, nearest, open_video, read_audio
 
 
@@ -147,7 +148,7 @@ def test_a_prober_outlives_a_hang_and_a_death(one_second: Path):
 
 
 def test_what_takes_too_long_is_given_up(one_second: Path):
-    with Prober(timeout_s=0.001) as prober, pytest.raises(ProbeStopped, match=r"longer than 0\.001 s"):
+    with Prober(timeout_s=0.001) as prober, pytest.raises(DecodingStopped, match=r"longer than 0\.001 s"):
         prober.probe(one_second, [])
 
 
