@@ -235,7 +235,7 @@ def _register(
         "student": release["student"],
         "role": release["role"],
         "method": release["method"],
-        "teachers": ", ".join(release["teachers"]),
+        "teachers": ", ".join(release["teachers"]) or "none",
         "seed": str(release["seed"]),
     }
     figures = _flat_figures(release)
