@@ -23,6 +23,7 @@ import models.pictures
 import models.temporal
 import models.weights
 import tasks.batches
+import tasks.gathering
 import tasks.inference
 import tasks.modalities.frames
 import tasks.modalities.modality
@@ -309,6 +310,7 @@ class Learner:
                 models.distill.method,
                 sys.modules[type(self.method).__module__],
                 tasks.batches,
+                tasks.gathering,
                 tasks.inference,
                 tasks.modalities.frames,
                 tasks.modalities.modality,
@@ -319,7 +321,9 @@ class Learner:
                 tasks.views,
             ),
             self.spec.model_dump(),
-            training.model_dump(),
+            training.model_dump(
+                exclude={"devices"}
+            ),  # another number of devices takes up where one was killed
             self.method.model_dump(),
             self.params.threads,
             self.shards.digest,

@@ -28,6 +28,7 @@ TRAINING = Training(
     clip_norm=1.0,
     ema=0.9,
     precision="float32",
+    devices=1,
 )
 BACKBONE = STLT(
     kind="stlt", width=16, spatial_layers=1, temporal_layers=1, attention_heads=2, max_frames=4, dropout=0.2
