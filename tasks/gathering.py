@@ -25,16 +25,20 @@ from tasks import ranks
 from tasks.batches import Batch
 
 
-def whole(output: Output, batch: Batch, places: Sequence[tuple[int, int]]) -> tuple[Output, Batch]:
+def whole(
+    output: Output, batch: Batch, places: Sequence[tuple[int, int]], moments: bool
+) -> tuple[Output, Batch]:
     """What all ranks' shares of a batch come to; a gradient of it reaches this rank's share.
 
     Args:
         output: of the network on this rank's share.
         batch: the share.
         places: (row, number) of all clips of the batch.
+        moments: whether features of moments are wanted.
 
     Returns:
-        the outputs of the whole batch, and it: its rows and numbers; its inputs are still those of the share.
+        the outputs of the whole batch, with no moments if they are not wanted; and the batch, its rows and numbers
+        being those of all, its inputs still those of the share.
     """
     if ranks.count() == 1:
         return output, batch
@@ -48,9 +52,11 @@ def whole(output: Output, batch: Batch, places: Sequence[tuple[int, int]]) -> tu
         beside = {
             name: Word(logits(word.logits), _gathered(word.present, sizes)) for name, word in beside.items()
         }
+    # Networks of several modalities make as many moments as those modalities have that a rank sees.
+    own_moments = output.moments if moments else output.moments[:, :0]
     rows, numbers = torch.tensor(places, device=batch.rows.device).unbind(dim=1)
     together = Output(
-        _gathered(output.features, sizes), _gathered(output.moments, sizes), logits(output.logits), beside
+        _gathered(output.features, sizes), _gathered(own_moments, sizes), logits(output.logits), beside
     )
     return together, replace(batch, rows=rows, numbers=numbers)
 
@@ -121,21 +127,27 @@ def summed(values: np.ndarray) -> None:
 @contextmanager
 def _partly(network: nn.Module) -> Iterator[None]:
     """Have the network know that other ranks see the rest of a batch."""
-    parts = [module for module in network.modules() if isinstance(module, Partial)]
+    partial = [module for module in network.modules() if isinstance(module, Partial)]
 
-    def anyone(rows: Tensor) -> bool:
+    def runs(part: nn.Module, rows: Tensor) -> bool:
+        if not any(
+            isinstance(module, nn.modules.batchnorm._BatchNorm)
+            for module in part.modules()
+            if module.training
+        ):
+            return len(rows) > 0
         total = torch.tensor([len(rows)], device=rows.device)
         torch.distributed.all_reduce(total)
         return bool(total)
 
-    for part in parts:
-        part.anyone = anyone
+    for module in partial:
+        module.runs = runs
     try:
         with _WholeBatchNorm():
             yield
     finally:
-        for part in parts:
-            del part.anyone
+        for module in partial:
+            del module.runs
 
 
 def partly(network: nn.Module) -> AbstractContextManager[None]:

@@ -268,6 +268,7 @@ class Learner:
                     shown=sum(clip.labelled for clip in clips),
                     batches=functools.partial(self._batches, clips, seed),
                     objective=objective,
+                    moments=self.method.needs_hints,
                     companion=companion,
                     validate=self.validate,
                     checkpoint=checkpoint,

@@ -47,6 +47,7 @@ class Course:
         shown: how many of them an epoch shows; the others wait for the next.
         batches: renders the batches of (row, view number) pairs it is given.
         objective: loss of what the network says of a batch, at a share of the training that is done.
+        moments: whether the objective looks at the features of moments.
         companion: layers that the objective trains beside the network; thrown away after.
         validate: figures of the network as it stands, prefixed `val_`.
         checkpoint: file that outlives a killed run; named by everything the training depends on.
@@ -60,6 +61,7 @@ class Course:
     shown: int
     batches: Callable[[Sequence[Sequence[tuple[int, int]]]], Iterable[Batch]]
     objective: Callable[[Output, Batch, float], Losses]
+    moments: bool
     companion: nn.Module
     validate: Callable[[Network], dict[str, float]]
     checkpoint: Path
@@ -142,7 +144,7 @@ def _one_epoch(
             partly(network),
         ):
             output = network(batch.inputs)
-        output, batch = whole(output, batch, places_of_all)
+        output, batch = whole(output, batch, places_of_all, course.moments)
         losses = course.objective(output, batch, step / (training.epochs * steps))
         _refuse_no_number("loss", losses.total, course, epoch, step - epoch * steps)
         optimizer.zero_grad(set_to_none=True)

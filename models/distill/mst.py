@@ -91,7 +91,7 @@ class Together(Network, Partial):
             return Word(masked(self.teacher(name), x, layer, mask), present)
         present = x.present[modality]
         rows = present.nonzero()[:, 0]
-        if not self.anyone(rows):
+        if not self.runs(self.teacher(name), rows):
             return Word({head: torch.zeros_like(logits) for head, logits in like.items()}, present)
         logits = masked(self.teacher(name), x.inputs[modality][rows], layer, mask)
         return Word({head: spread(values, rows, len(present)) for head, values in logits.items()}, present)

@@ -107,12 +107,11 @@ def pictures() -> torch.Tensor:
     return draw(CLIPS, FRAMES, 3, 32, 32)
 
 
-def sights(modalities: dict[str, torch.Tensor]) -> Sights:
-    """Every clip has boxes; two clips of thirteen have pictures, so that a rank or both often see none."""
-    everywhere = torch.ones(CLIPS, dtype=torch.bool)
-    rare = torch.zeros(CLIPS, dtype=torch.bool)
-    rare[[2, 9]] = True
-    return Sights(modalities, {"boxes": everywhere, "pictures": rare})
+def sights(rare: str) -> Sights:
+    """Two clips of thirteen have the modality `rare`, so that a rank, or both, often see none; all have the other."""
+    present = {name: torch.ones(CLIPS, dtype=torch.bool) for name in ("boxes", "pictures")}
+    present[rare][[number for number in range(CLIPS) if number not in (2, 9)]] = False
+    return Sights({"boxes": boxes(), "pictures": pictures()}, present)
 
 
 def fused() -> Network:
@@ -139,12 +138,9 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "hints": lambda: Scenario(boxes(), small, Hints(kind="hints", hint_weight=1.0, **TAUGHT)),
     "mst": lambda: Scenario(boxes(), small, GATED),
     "batch norm": lambda: Scenario(pictures(), lambda: build(PICTURES, 3, {"action": CLASSES}), BY_LABELS),
-    "missing modality": lambda: Scenario(
-        sights({"boxes": boxes(), "pictures": pictures()}), fused, BY_LABELS
-    ),
-    "mst_joint": lambda: Scenario(
-        sights({"boxes": boxes(), "pictures": pictures()}), together, Joint(kind="mst_joint", temperature=2.0)
-    ),
+    "rare pictures": lambda: Scenario(sights("pictures"), fused, BY_LABELS),
+    "rare boxes": lambda: Scenario(sights("boxes"), fused, BY_LABELS),
+    "mst_joint": lambda: Scenario(sights("pictures"), together, Joint(kind="mst_joint", temperature=2.0)),
 }
 
 
@@ -191,6 +187,7 @@ def trained(scenario: Scenario, folder: Path) -> dict[str, Any]:
         CLIPS,
         shown,
         objective,
+        scenario.method.needs_hints,
         companion,
         lambda network: {},
         folder / f"{scenario.method.kind}.pt",

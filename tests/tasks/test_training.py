@@ -88,7 +88,18 @@ def course(
         return {"val_loss": 0.0, "val_top1": float(top1)}
 
     return Course(
-        "test", training, 3, CLIPS, CLIPS, batches, objective, torch.nn.Module(), validate, checkpoint, log
+        "test",
+        training,
+        3,
+        CLIPS,
+        CLIPS,
+        batches,
+        objective,
+        False,
+        torch.nn.Module(),
+        validate,
+        checkpoint,
+        log,
     )
 
 
