@@ -1,4 +1,4 @@
-"""The GPUs of this machine, lent to one stage each. Counted without torch, which a flow has no use for."""
+"""The GPUs of this machine, each lent to one stage at a time. Counted without torch, which a flow has no use for."""
 
 import os
 import subprocess
@@ -43,31 +43,34 @@ class Gpus:
 
     def __init__(self, names: Sequence[str]):
         self._free = list(names) if len(names) > 1 else []
-        self._several = bool(self._free)
+        self._all = len(self._free)
         self._change = threading.Condition()
         self._closed = False
 
     @contextmanager
-    def lent(self) -> Iterator[dict[str, str]]:
-        """Wait for a GPU that is free; the environment that shows it and no other.
+    def lent(self, count: int) -> Iterator[dict[str, str]]:
+        """Wait for so many GPUs that are free; the environment that shows them and no other.
+
+        Who wants more than there are gets all, and says so itself.
 
         Raises:
             InterruptedError: `close` was called meanwhile.
         """
-        if not self._several:
+        if not self._all:
             yield {}
             return
+        count = min(count, self._all)
         with self._change:
-            self._change.wait_for(lambda: self._free or self._closed)
+            self._change.wait_for(lambda: len(self._free) >= count or self._closed)
             if self._closed:
                 raise InterruptedError("no GPU is lent any more, the run was cancelled")
-            name = self._free.pop(0)
+            names, self._free = self._free[:count], self._free[count:]
         try:
-            yield {VARIABLE: name}
+            yield {VARIABLE: ",".join(names)}
         finally:
             with self._change:
-                self._free.append(name)
-                self._change.notify()
+                self._free += names
+                self._change.notify_all()
 
     def close(self) -> None:
         """Lend no more: who waits gets an InterruptedError."""

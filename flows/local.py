@@ -56,8 +56,15 @@ class LocalExecutor:
         options = ["--force"] if step.forced else []
         if step.queue != "gpu":
             return self.repro(step.name, options, on_line, {})
-        with self._gpus.lent() as environment:
+        with self._gpus.lent(self._devices(step.name)) as environment:
             return self.repro(step.name, options, on_line, environment)
+
+    def _devices(self, stage: str) -> int:
+        """How many GPUs the training of a stage has."""
+        from tasks.params import load  # takes seconds
+
+        name, _, item = stage.partition("@")
+        return load(self._clone.root / "params.yaml").devices(name, item or None)
 
     def repro(
         self,

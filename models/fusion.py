@@ -72,7 +72,18 @@ class LateFusion(BaseModel):
         return MeanHeads(module.widths, classes, self.dropout)
 
 
-class FusedNetwork(nn.Module):
+class Partial(nn.Module):
+    """A network with parts that look at some clips of a batch alone, of which there may be none.
+
+    Attributes:
+        runs: whether a part, a module, is run on these rows of the batch: if there are any. Whoever shares a batch
+            with others (a GPU each) sets it while training: where a part normalises over the batch, all run it or none.
+    """
+
+    runs: Callable[[nn.Module, Tensor], bool] = staticmethod(lambda part, rows: len(rows) > 0)
+
+
+class FusedNetwork(Partial):
     """The module of `LateFusion`.
 
     Attributes:
@@ -102,7 +113,7 @@ class FusedNetwork(nn.Module):
         features, moments = [], []
         for name, width in self.widths.items():
             rows = present[name].nonzero()[:, 0]
-            if len(rows):
+            if self.runs(self.branch(name), rows):
                 of_clips, of_moments = self.branch(name)(sights.inputs[name][rows])
                 if change is not None:
                     of_moments = change(name, of_moments)

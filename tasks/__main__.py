@@ -1,6 +1,7 @@
 """`python -m tasks STAGE [ITEM]`: runs one stage of dvc.yaml in the clone that is the current folder.
 
-DVC calls this; a person may too. Exit codes: 0 done; 2 something a person must mend; 75 a disk, network or store
+DVC calls this; a person may too. A stage whose training has several `devices` runs as so many processes, each of which
+comes here again (`tasks.launch`). Exit codes: 0 done; 2 something a person must mend; 75 a disk, network or store
 failed and trying again may help; 1 a defect of ours, with its traceback.
 """
 
@@ -11,12 +12,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tasks import ranks
 from tasks.atomic import alone
 from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
 from tasks.mortal import die_with_parent
 from tasks.settings import settings
+
+if TYPE_CHECKING:
+    from tasks.params import Params
 
 STAGES = (
     "ingest",
@@ -40,28 +46,46 @@ def main(arguments: list[str]) -> int:
         return UserError.exit_code
     stage, item = arguments[0], arguments[1] if len(arguments) == 2 else None
     workspace = Workspace(Path.cwd())
+    if ranks.under_torchrun():
+        return _as_rank(stage, item, workspace)
     try:
         with _alone(workspace, stage, item):
-            _run(stage, item, workspace)
-    except (UserError, InfrastructureError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _run(stage, item, workspace)
+    except (UserError, InfrastructureError, OSError) as error:
+        known = _known(error)
+        if known is None:
             raise
-        print(
-            f"error: the disk is full ({error.filename or workspace.root}); nothing half-written was kept\n"
-            "  → make room and run again: finished epochs and shards are still there",
-            file=sys.stderr,
+        print(f"error: {known}", file=sys.stderr)
+        return known.exit_code
+
+
+def _known(error: Exception) -> UserError | InfrastructureError | None:
+    """The error as one that a person or a scheduler can act on; None for a defect of ours."""
+    if isinstance(error, UserError | InfrastructureError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return InfrastructureError(
+            f"the disk is full ({error.filename or Path.cwd()}); nothing half-written was kept\n"
+            "  → make room and run again: finished epochs and shards are still there"
         )
-        return InfrastructureError.exit_code
-    return 0
+    return None
 
 
-def _run(stage: str, item: str | None, workspace: Workspace) -> None:
+def _run(stage: str, item: str | None, workspace: Workspace) -> int:
+    """Run a stage, by itself or as several ranks; the exit code."""
     from tasks.params import load
 
     params = load(workspace.params)
+    devices = params.devices(stage, item)
+    if devices > 1:
+        from tasks.launch import launch
+
+        return launch(devices, ["-m", "tasks", stage, *([] if item is None else [item])])
+    _work(stage, item, params, workspace)
+    return 0
+
+
+def _work(stage: str, item: str | None, params: "Params", workspace: Workspace) -> None:
     _fix_arithmetic(params.threads)
     if stage == ENSURE:
         from tasks.register import register
@@ -69,6 +93,23 @@ def _run(stage: str, item: str | None, workspace: Workspace) -> None:
         register(params, workspace)
         return
     importlib.import_module(f"tasks.{stage}").run(params, workspace, item)
+
+
+def _as_rank(stage: str, item: str | None, workspace: Workspace) -> int:
+    """Run a stage as one of several ranks, whose launcher holds the stage's lock and tells its errors."""
+    from tasks.inference import device
+    from tasks.launch import record
+    from tasks.params import load
+
+    die_with_parent()
+    try:
+        with ranks.joined(device()):
+            _work(stage, item, load(workspace.params), workspace)
+    except Exception as error:
+        known = _known(error)
+        record(known or error)
+        return 1 if known is None else known.exit_code
+    return 0
 
 
 def _fix_arithmetic(threads: int) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tasks import ranks
+
 
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
@@ -23,7 +25,14 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; on success it is synced and renamed to `path`, on failure removed."""
+    """A temporary path to write to; on success it is synced and renamed to `path`, on failure removed.
+
+    Of the ranks of a stage (`tasks.ranks`) the first alone has something to show; what others write is dropped.
+    """
+    if not ranks.is_first():
+        with tempfile.TemporaryDirectory() as dropped:
+            yield Path(dropped) / path.name
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(descriptor)
@@ -43,8 +52,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder to fill; on success it takes the place of `path` as a whole, on failure it goes.
 
     Leftovers of a run that was killed while filling are removed first: a stage has one writer (see
-    `tasks.__main__`), so whatever lies there belongs to nobody.
+    `tasks.__main__`), so whatever lies there belongs to nobody. What ranks but the first write is dropped.
     """
+    if not ranks.is_first():
+        with tempfile.TemporaryDirectory() as dropped:
+            yield Path(dropped)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{path.name}.new-*"):
         shutil.rmtree(leftover)
@@ -65,7 +78,13 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Be the only one of this machine that holds `lock`, a file; wait while another does. A kill lets go of it."""
+    """Be the only one of this machine that holds `lock`, a file; wait while another does. A kill lets go of it.
+
+    The first rank of a stage holds it for all of them.
+    """
+    if not ranks.is_first():
+        yield
+        return
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

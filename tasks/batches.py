@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.fusion import Sights
+from tasks import ranks
 from tasks.clips import Clip
 from tasks.senses import Rendered, stack
 from tasks.settings import settings
@@ -124,7 +125,7 @@ class _Rendered(Dataset[tuple[np.ndarray | Rendered, int, int]]):
         self._size, self._view = size, view
         self._kept = _kept_of(shards, modality, size, seed)
         # A worker's memory ends with the epoch; it would only be filled.
-        self._room = 0 if settings().loader_workers else settings().view_memory_bytes
+        self._room = 0 if settings().loader_workers else settings().view_memory_bytes // ranks.count()
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[np.ndarray | Rendered, int, int]:
         row, number = place

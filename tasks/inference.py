@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from tasks import ranks
 from tasks.batches import batches, chunks, present
 from tasks.clips import Clip
 from tasks.errors import UserError
+from tasks.gathering import summed
 from tasks.networks import Committee
 from tasks.senses import SharedShards
 from tasks.settings import settings
@@ -16,7 +18,7 @@ from tasks.views import View, evaluation_views, training_view
 
 
 def device() -> torch.device:
-    """Where networks run on this machine, by settings.
+    """Where networks run on this machine, by settings; of several ranks each has a GPU of its own.
 
     Raises:
         UserError: the settings name a device that torch does not know or this machine does not have.
@@ -24,6 +26,13 @@ def device() -> torch.device:
     name = settings().device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and ranks.count() > 1:
+        if torch.cuda.device_count() < ranks.count():
+            raise UserError(
+                f"a training has {ranks.count()} devices, but there are {torch.cuda.device_count()} GPUs",
+                remedy="lower its `devices`, or let it see more GPUs (CUDA_VISIBLE_DEVICES)",
+            )
+        name = f"cuda:{ranks.rank()}"
     try:
         there = torch.device(name)
         torch.empty(1, device=there)
@@ -79,9 +88,9 @@ def training_view_logits(
     Args:
         committee, shards, clips, batch: as for `view_logits`.
         seed: of the training.
-        moments: (clips, views.per_clip, views.frames, width of the backbone), to be filled with the features that
-            the first network of the committee has of every moment; where the modality shows several a frame, with
-            their mean.
+        moments: (clips, views.per_clip, views.frames, width of the backbone), zeros, to be filled with the features
+            that the first network of the committee has of every moment; where the modality shows several a frame,
+            with their mean.
         features: (clips, views.per_clip, width), likewise of the clip features.
 
     Returns:
@@ -120,7 +129,13 @@ def _logits(
     }
     places = [(int(row), number) for row in np.flatnonzero(seen) for number in range(count)]
     for rendered in batches(
-        spec.modality_params, shards, clips, spec.views.size, chunks(places, batch), view, seed
+        spec.modality_params,
+        shards,
+        clips,
+        spec.views.size,
+        ranks.share(chunks(places, batch)),
+        view,
+        seed,
     ):
         output = committee.output(rendered.to(there).inputs)
         for head, values in output.logits.items():
@@ -130,4 +145,7 @@ def _logits(
             moments[rendered.rows, rendered.numbers] = of_frames.cpu().numpy()
         if features is not None:
             features[rendered.rows, rendered.numbers] = output.features.float().cpu().numpy()
+    for array in (*filled.values(), moments, features):
+        if array is not None:
+            summed(array)  # of the ranks, each of which saw other batches
     return filled, seen

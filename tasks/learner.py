@@ -23,6 +23,7 @@ import models.pictures
 import models.temporal
 import models.weights
 import tasks.batches
+import tasks.gathering
 import tasks.inference
 import tasks.modalities.frames
 import tasks.modalities.modality
@@ -267,6 +268,7 @@ class Learner:
                     shown=sum(clip.labelled for clip in clips),
                     batches=functools.partial(self._batches, clips, seed),
                     objective=objective,
+                    moments=self.method.needs_hints,
                     companion=companion,
                     validate=self.validate,
                     checkpoint=checkpoint,
@@ -309,6 +311,7 @@ class Learner:
                 models.distill.method,
                 sys.modules[type(self.method).__module__],
                 tasks.batches,
+                tasks.gathering,
                 tasks.inference,
                 tasks.modalities.frames,
                 tasks.modalities.modality,
@@ -319,7 +322,9 @@ class Learner:
                 tasks.views,
             ),
             self.spec.model_dump(),
-            training.model_dump(),
+            training.model_dump(
+                exclude={"devices"}
+            ),  # another number of devices takes up where one was killed
             self.method.model_dump(),
             self.params.threads,
             self.shards.digest,

@@ -66,6 +66,18 @@ class Training(Section):
         description="Decay of the moving average of the weights, which is what is kept; 0 keeps the last weights."
     )
     precision: Literal["float32", "bfloat16"] = Field(description="Arithmetic of the forward pass (AMP).")
+    devices: PositiveInt = Field(
+        description="GPUs, or processes on the CPU, that share every batch; above 1 the stage runs under torchrun. "
+        "The batch stays the same, and so does the result but for rounding and which features dropout drops."
+    )
+
+    @model_validator(mode="after")
+    def _every_device_has_a_clip(self) -> "Training":
+        if self.devices > self.batch:
+            raise ValueError(
+                f"devices ({self.devices}) must not exceed batch ({self.batch}), which they share"
+            )
+        return self
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> "Training":
@@ -133,6 +145,12 @@ class Specialists(Section):
     temperature: PositiveFloat = Field(description="τ, in both trainings.")
     training: Training = Field(description="Budget of the training together.")
     masks: MaskTraining
+
+    @model_validator(mode="after")
+    def _one_number_of_devices(self) -> "Specialists":
+        if self.masks.training.devices != self.training.devices:
+            raise ValueError("training and masks.training need the same devices: one stage runs both")
+        return self
 
     @property
     def names(self) -> list[str]:
@@ -371,6 +389,17 @@ class Params(Section):
         """The modalities that a teacher sees."""
         branches = self.fused[teacher].teachers if teacher in self.fused else [teacher]
         return [self.teachers[branch].modality for branch in branches]
+
+    def devices(self, stage: str, item: str | None) -> int:
+        """How many processes a stage runs as: those of its training, 1 where it trains nothing."""
+        sections: dict[str, Any] = {
+            "train_teacher": self.teachers,
+            "fuse": self.fused,
+            "specialise": self.specialists,
+            "distill": self.students,
+        }
+        entry = sections.get(stage, {}).get(item)
+        return 1 if entry is None else int(entry.training.devices)
 
     @property
     def class_counts(self) -> dict[str, int]:

@@ -39,7 +39,8 @@ class Settings(BaseSettings):
     loader_workers: int = Field(default=0, ge=0, description="Processes that decode views for a training.")
     slots: PositiveInt = Field(
         default_factory=lambda: max(1, len(os.sched_getaffinity(0))),
-        description="Stages that `understudy run` runs side by side; each stage uses one CPU thread or GPU.",
+        description="Stages that `understudy run` runs side by side; each stage uses one CPU thread or GPU, "
+        "or as many as its training has `devices`.",
     )
     view_memory_bytes: int = Field(
         default_factory=lambda: memory_bytes() // 4 // max(1, len(os.sched_getaffinity(0))),

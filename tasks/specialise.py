@@ -17,11 +17,13 @@ import torch
 
 from models.distill.mst import Joint, Masks, Specialists, Together
 from models.network import Network
+from tasks import ranks
 from tasks.atomic import new_folder, write_json
 from tasks.batches import batches, chunks
 from tasks.clips import Clip, read_clips, taught_clips
 from tasks.errors import UserError
 from tasks.fuse import fused_learner
+from tasks.gathering import summed
 from tasks.inference import device
 from tasks.layout import Workspace
 from tasks.learner import Learner, write_curves
@@ -45,21 +47,22 @@ class MaskLearner(Learner):
         assert isinstance(self.method, Masks)
         views = {clip.clip_id: evaluation_views(clip, self.spec.views) for clip in self.validation}
         places = chunks([(row, 0) for row in range(len(self.validation))], self.training.batch)
-        totals = dict.fromkeys(network.names, 0.0)
+        totals = np.zeros(len(network.names))
         for batch in batches(
             self.spec.modality_params,
             self.shards,
             self.validation,
             self.spec.views.size,
-            places,
+            ranks.share(places),
             lambda clip, number: views[clip.clip_id][number],
         ):
             with torch.inference_mode():
                 output = network(batch.to(device()).inputs)
-                for name, losses in self.method.losses(output).items():
-                    totals[name] += float(losses.sum()) / len(self.validation)
-        network.keep(totals)
-        return {"val_loss": sum(totals.values())}
+                losses = self.method.losses(output)
+                totals += [float(losses[name].sum()) / len(self.validation) for name in network.names]
+        summed(totals)
+        network.keep(dict(zip(network.names, totals.tolist(), strict=True)))
+        return {"val_loss": sum(totals.tolist())}
 
 
 def run(params: Params, workspace: Workspace, item: str | None) -> None:

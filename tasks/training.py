@@ -3,6 +3,8 @@
 A training is a pure function of its arguments: the order of clips and the randomness of dropout are drawn anew
 for every epoch from (seed, epoch). So a checkpoint at the end of an epoch is all that a killed run needs to end
 in the same weights as one that was left alone (on the CPU to the bit).
+
+With several devices all of this runs once a rank (`tasks.ranks`), each of which is shown its share of every batch.
 """
 
 import io
@@ -20,9 +22,11 @@ from torch import nn
 
 from models.distill.method import Losses
 from models.network import Network, Output
+from tasks import ranks
 from tasks.atomic import alone, new_file
 from tasks.batches import Batch
 from tasks.errors import UserError
+from tasks.gathering import add_up_gradients, partly, whole
 from tasks.inference import device
 from tasks.params import Training
 from tasks.progress import Progress
@@ -43,6 +47,7 @@ class Course:
         shown: how many of them an epoch shows; the others wait for the next.
         batches: renders the batches of (row, view number) pairs it is given.
         objective: loss of what the network says of a batch, at a share of the training that is done.
+        moments: whether the objective looks at the features of moments.
         companion: layers that the objective trains beside the network; thrown away after.
         validate: figures of the network as it stands, prefixed `val_`.
         checkpoint: file that outlives a killed run; named by everything the training depends on.
@@ -56,6 +61,7 @@ class Course:
     shown: int
     batches: Callable[[Sequence[Sequence[tuple[int, int]]]], Iterable[Batch]]
     objective: Callable[[Output, Batch, float], Losses]
+    moments: bool
     companion: nn.Module
     validate: Callable[[Network], dict[str, float]]
     checkpoint: Path
@@ -72,9 +78,15 @@ def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
         mode, and the history of all epochs.
 
     Raises:
-        UserError: a loss that is not a number; nothing that was done before is lost.
+        UserError: a loss that is not a number, after which nothing that was done before is lost; fewer clips than
+            devices.
     """
+    if course.shown < ranks.count():
+        raise UserError(
+            f"{course.title}: {ranks.count()} devices share {course.shown} clips", remedy="lower `devices`"
+        )
     with alone(course.checkpoint.with_suffix(".lock")):
+        ranks.wait_for_all()  # what others wrote there, all take up
         return _fit(network, course)
 
 
@@ -97,7 +109,8 @@ def _fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
             rate = training.learning_rate * rate_factor(training, (epoch + 1) * steps - 1, steps)
             figures = {"epoch": epoch, "learning_rate": rate} | losses | course.validate(kept.eval())
             history.append(figures | {"seconds": time.monotonic() - begin})
-            _save(course.checkpoint, trained, optimizer, average, history)
+            if ranks.is_first():
+                _save(course.checkpoint, trained, optimizer, average, history)
             course.log(history[-1])
             progress.advance(
                 note=f"loss {figures['train_loss']:.3f}, val top1 {figures.get('val_top1', math.nan):.3f}"
@@ -117,20 +130,26 @@ def _one_epoch(
     """Show the clips of one epoch; the mean losses as `train_loss` and `train_<part>`."""
     training, there = course.training, device()
     torch.manual_seed(_mixed(course.seed, epoch))
-    network = trained.train()[0]
+    network, companion = trained.train()
     totals: dict[str, float] = {}
     shown = 0
     places = epoch_places(course.clips, course.shown, training.batch, course.seed, epoch)
-    for step, batch in enumerate(course.batches(places), start=epoch * steps):
+    mine = course.batches([ranks.share(part) for part in places])
+    for step, (places_of_all, batch) in enumerate(zip(places, mine, strict=True), start=epoch * steps):
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * rate_factor(training, step, steps)
         batch = batch.to(there)
-        with torch.autocast(there.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+        with (
+            torch.autocast(there.type, torch.bfloat16, enabled=training.precision == "bfloat16"),
+            partly(network),
+        ):
             output = network(batch.inputs)
+        output, batch = whole(output, batch, places_of_all, course.moments)
         losses = course.objective(output, batch, step / (training.epochs * steps))
         _refuse_no_number("loss", losses.total, course, epoch, step - epoch * steps)
         optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
+        add_up_gradients(network, companion)
         norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), training.clip_norm)
         _refuse_no_number("gradient", norm, course, epoch, step - epoch * steps)
         optimizer.step()
@@ -183,7 +202,8 @@ def rate_factor(training: Training, step: int, steps: int) -> float:
 
 
 def _mixed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+    others = [ranks.rank()] if ranks.rank() else []  # who sees other clips drops other features
+    return int(np.random.SeedSequence([seed, epoch, *others]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _save(

@@ -33,7 +33,7 @@ from models.distill.method import (
     refuse_other_heads,
     widen,
 )
-from models.fusion import FusedNetwork, MomentsChange, Sights, branch_key, spread
+from models.fusion import FusedNetwork, MomentsChange, Partial, Sights, branch_key, spread
 from models.network import Logits, Network, Output, Word
 
 Layer = Literal["moments", "features"]
@@ -43,7 +43,7 @@ LAYERS: tuple[Layer, ...] = ("moments", "features")
 _OPEN = 2.0  # a mask begins at σ(2) = 0.88: near its teacher, and not where the sigmoid is flat
 
 
-class Together(Network):
+class Together(Network, Partial):
     """A student with its teachers beside it, all on the same views.
 
     Args:
@@ -91,7 +91,7 @@ class Together(Network):
             return Word(masked(self.teacher(name), x, layer, mask), present)
         present = x.present[modality]
         rows = present.nonzero()[:, 0]
-        if not len(rows):
+        if not self.runs(self.teacher(name), rows):
             return Word({head: torch.zeros_like(logits) for head, logits in like.items()}, present)
         logits = masked(self.teacher(name), x.inputs[modality][rows], layer, mask)
         return Word({head: spread(values, rows, len(present)) for head, values in logits.items()}, present)

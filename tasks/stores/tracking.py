@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from tasks import ranks
 from tasks.atomic import alone, file_digest
 from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
@@ -337,7 +338,8 @@ def run(
 ) -> Iterator[Run]:
     """Open an MLflow run for one training, and close it as finished, failed or killed.
 
-    Earlier runs of the same training that a SIGKILL left open are closed as killed, too.
+    Earlier runs of the same training that a SIGKILL left open are closed as killed, too. Of several ranks the first
+    alone tells MLflow.
 
     Args:
         name: the run's name in the UI, for example "distill@student seed 0".
@@ -349,6 +351,9 @@ def run(
         data_name: params' data.name; names the experiment and the data set.
         training: names everything that the training depends on; becomes a tag.
     """
+    if not ranks.is_first():
+        yield Run()
+        return
     found = lineage(workspace)
     commit = found.get("git_commit", "")
     all_tags = {"stage": stage, "data_digest": data_digest, _TRAINING_TAG: training, **found, **tags}

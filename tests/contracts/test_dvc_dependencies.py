@@ -40,6 +40,8 @@ CANNOT_CHANGE_RESULTS = {
     "tasks/layout.py",
     "tasks/mortal.py",
     "tasks/progress.py",
+    # Which process writes, and what each is given; put together in tasks/gathering.py.
+    "tasks/ranks.py",
     # Settings are promised not to change a result; params are what may.
     "tasks/settings.py",
     # Params are checked here, not made: DVC watches the values themselves, under `params`.

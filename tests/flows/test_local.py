@@ -209,18 +209,39 @@ def test_gpus_are_counted_without_torch(
     assert visible() == names
 
 
+def test_a_stage_of_several_devices_waits_for_as_many_gpus():
+    gpus = Gpus(["0", "1", "2"])
+    with gpus.lent(2) as first:
+        assert first == {"CUDA_VISIBLE_DEVICES": "0,1"}
+        got: list[str] = []
+
+        def wait() -> None:
+            with gpus.lent(2) as second:
+                got.append(second["CUDA_VISIBLE_DEVICES"])
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        with gpus.lent(1) as third:
+            assert third == {"CUDA_VISIBLE_DEVICES": "2"}
+        assert got == []
+    thread.join(10)
+    assert len(got) == 1
+    with gpus.lent(9) as everything:  # the stage itself says that it wanted more
+        assert sorted(everything["CUDA_VISIBLE_DEVICES"].split(",")) == ["0", "1", "2"]
+
+
 def test_who_waits_for_a_gpu_is_let_go_when_the_run_is_cancelled():
     gpus = Gpus(["0", "1"])
     caught = []
 
     def wait() -> None:
         try:
-            with gpus.lent():
+            with gpus.lent(1):
                 pass
         except InterruptedError as error:
             caught.append(error)
 
-    with gpus.lent() as first, gpus.lent() as second:
+    with gpus.lent(1) as first, gpus.lent(1) as second:
         assert {first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]} == {"0", "1"}
         thread = threading.Thread(target=wait)
         thread.start()

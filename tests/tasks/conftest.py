@@ -57,6 +57,7 @@ TRAINING: dict[str, Any] = {
     "clip_norm": 5.0,
     "ema": 0.0,
     "precision": "float32",
+    "devices": 1,
 }
 FRAMES: dict[str, Any] = {
     "kind": "frames",

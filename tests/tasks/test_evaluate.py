@@ -50,6 +50,7 @@ TRAINING = {
     "clip_norm": 1.0,
     "ema": 0.0,
     "precision": "float32",
+    "devices": 1,
 }
 SUPERVISED = {"kind": "supervised", "head_weights": None, "label_smoothing": 0.0}
 PARAMS: dict[str, Any] = {

@@ -34,7 +34,7 @@ ROOT = Path(register.__file__).parents[1]
 HEADS = {"verb": ["open", "cut"], "noun": ["pan", "tap", "box"]}
 TRAINING = {
     "epochs": 2, "batch": 2, "learning_rate": 0.001, "weight_decay": 0.0, "warmup_epochs": 0,
-    "decay": "linear", "clip_norm": 5.0, "ema": 0.0, "precision": "float32",
+    "decay": "linear", "clip_norm": 5.0, "ema": 0.0, "precision": "float32", "devices": 1,
 }  # fmt: skip
 BACKBONE = {
     "kind": "frames", "name": "test_convnext", "pretrained": False, "temporal": "mean", "normalise": "none",

@@ -28,6 +28,7 @@ TRAINING = Training(
     clip_norm=1.0,
     ema=0.9,
     precision="float32",
+    devices=1,
 )
 BACKBONE = STLT(
     kind="stlt", width=16, spatial_layers=1, temporal_layers=1, attention_heads=2, max_frames=4, dropout=0.2
@@ -87,7 +88,18 @@ def course(
         return {"val_loss": 0.0, "val_top1": float(top1)}
 
     return Course(
-        "test", training, 3, CLIPS, CLIPS, batches, objective, torch.nn.Module(), validate, checkpoint, log
+        "test",
+        training,
+        3,
+        CLIPS,
+        CLIPS,
+        batches,
+        objective,
+        False,
+        torch.nn.Module(),
+        validate,
+        checkpoint,
+        log,
     )
 
 

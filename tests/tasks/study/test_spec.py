@@ -182,7 +182,7 @@ def test_a_method_of_fused_teachers_stays_and_one_of_lost_specialists_is_left_ou
 ):
     training = (
         "{epochs: 2, batch: 4, learning_rate: 0.1, weight_decay: 0.0, warmup_epochs: 0, decay: linear, "
-        "clip_norm: 1.0, ema: 0.0, precision: float32}"
+        "clip_norm: 1.0, ema: 0.0, precision: float32, devices: 1}"
     )
     rest = "backbone: {kind: frames, name: test_resnet, pretrained: false, temporal: mean, normalise: clip, "
     rest += f"dropout: 0.0, drop_path: 0.0}}, temperature: 4.0, training: {training}, "
