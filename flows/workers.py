@@ -44,6 +44,8 @@ from tasks.errors import InfrastructureError, UserError
 from tasks.settings import settings
 
 POLL_S = 2.0
+LINES = 200
+"""So many lines of a stage are fetched at most, each time it is asked after."""
 RESTART_S = 120.0
 """So long may a crashed run take to be started again by an automation, before it is given up."""
 PATIENCE_S = 600.0
@@ -145,12 +147,14 @@ class WorkersExecutor:
         """
         heard = asked = time.monotonic()
         crashed: float | None = None
-        said: UUID | None = None
+        read = 0
         with get_client(sync_client=True) as client:
             while not self._stopped.wait(POLL_S):
                 try:
                     run = client.read_flow_run(identity)
-                    lines = client.read_logs(_logs_of(identity), limit=1, sort=LogSort.TIMESTAMP_DESC)
+                    lines = client.read_logs(
+                        _logs_of(identity), limit=LINES, offset=read, sort=LogSort.TIMESTAMP_ASC
+                    )
                 except httpx.TransportError as error:
                     if time.monotonic() - heard > PATIENCE_S:
                         raise InfrastructureError(f"Prefect's server is away: {error}") from error
@@ -158,10 +162,10 @@ class WorkersExecutor:
                 heard = time.monotonic()
                 state = run.state
                 assert state is not None
-                if lines and lines[0].id != said:
-                    said = lines[0].id
-                    on_line(lines[0].message)
-                elif said is None and heard - asked > WAITING_S:
+                read += len(lines)
+                for line in lines:
+                    on_line(line.message)
+                if read == 0 and heard - asked > WAITING_S:
                     asked = heard
                     on_line(f"waits for a worker of queue {step.queue}")
                 crashed = (crashed or heard) if state.is_crashed() else None
