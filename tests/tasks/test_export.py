@@ -117,7 +117,7 @@ def test_means_are_taken_one_dimension_after_the_other(release):
     """onnxruntime adds up all axes in one float32: a trained student's probabilities moved by 2e-4."""
     found = reduced_axes(release / export.ONNX)
     assert len(found) >= 6  # a clip's mean and its deviation, over frames, height and width
-    assert set(found) == {1}
+    assert max(found) <= 2  # two where the image network pools its last few pixels
 
 
 def test_the_same_network_gives_the_same_bytes_without_a_place_in_them(release, tmp_path):
