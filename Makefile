@@ -1,5 +1,5 @@
 # make demo   the whole chain on the sample data set: teachers, baseline and student side by side
-# make test   all tests
+# make test   all tests but those of a whole team, which make test-team runs (servers, workers, several clones)
 # make check  format, lint, types, import contracts
 # Each does all the set-up it needs: a virtual environment with the locked packages, the project, the data.
 
@@ -10,7 +10,7 @@ READY := .venv/.ready
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: demo test check format setup data help lock
+.PHONY: demo test test-team check format setup data help lock
 
 help:
 	@sed -n 's/^# //p' Makefile | head -4
@@ -39,7 +39,10 @@ demo: data
 	@echo "          $(BIN)/mlflow ui --backend-store-uri sqlite:///.understudy/mlflow.db"
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not team"
+
+test-team: $(READY)
+	$(BIN)/python -m pytest -m team --numprocesses=0
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -250,7 +250,7 @@ def test_a_worker_runs_it_and_a_failure_and_a_challenger_reach_the_webhook(
     assert texts[1] == 'understudy-student, version 7 beats the champion: top-1 0.52 to "0.61"'
 
 
-@pytest.mark.slow
+@pytest.mark.team
 def test_a_crashed_run_is_started_again_twice_and_no_more(
     clone: Clone,
     client: Any,
@@ -343,7 +343,7 @@ def test_a_schedule_makes_runs(clone: Clone, client: Any, eventually: Waiting):
     assert all("understudy" in run.tags for run in due())
 
 
-@pytest.mark.slow
+@pytest.mark.team
 def test_a_run_whose_worker_is_killed_is_noticed_and_goes_on_elsewhere(
     clone: Clone,
     client: Any,
