@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from configparser import ConfigParser
 from pathlib import Path
@@ -54,9 +55,15 @@ def pods() -> list[tuple[str, dict[str, Any]]]:
 
 
 def start(script: str, environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run a start script where `python` and `git` only say how they were called."""
+    """Run a start script where `python` and `git` only say how they were called.
+
+    A copy of it, in a clone without the environment that it would prefer to what PATH names.
+    """
+    place = Path(environment["TMPDIR"]) / "clone" / "infra"
+    place.mkdir(parents=True, exist_ok=True)
+    shutil.copy(INFRA / script, place)
     return subprocess.run(
-        [str(INFRA / script), *arguments], env=environment, capture_output=True, text=True, timeout=20
+        [str(place / script), *arguments], env=environment, capture_output=True, text=True, timeout=20
     )
 
 
