@@ -424,7 +424,7 @@ def _tell(client: "MlflowClient", version: str, stamp: str, words: str) -> None:
     ]
     page = f"{ABOUT}\n\n| UTC | |\n|---|---|"
     for when, what in sorted(lines, reverse=True):
-        line = f"\n| {when.replace('T', ' ').removesuffix('Z')} | {what.replace('|', '/')} |"
+        line = f"\n| {when.replace('T', ' ')[:19]} | {what.replace('|', '/')} |"
         if len(page) + len(line) > LONGEST_DESCRIPTION:
             break
         page += line
@@ -486,7 +486,8 @@ def _registry(workspace: Workspace) -> "Iterator[MlflowClient]":
 
 
 def _stamp(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    """To the millisecond: a promotion and its rollback may come within one second, and each keeps its own line."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _who() -> str:

@@ -1,6 +1,7 @@
 """Batches: views rendered in their order, and not again while there is room to keep them."""
 
 import gc
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -82,6 +83,8 @@ def test_the_views_of_the_last_seed_make_room_and_those_of_evaluation_stay(room:
 def test_workers_keep_nothing_and_show_the_same(room: Callable[[int], None], monkeypatch: pytest.MonkeyPatch):
     room(100)
     monkeypatch.setenv("UNDERSTUDY_LOADER_WORKERS", "1")
+    # What libraries of other tests left to be done at the end of their threads cannot be done in a fork.
+    monkeypatch.setattr(threading, "_threading_atexits", [])
     store = Store()
     assert shown(Counting(), store) == [[1.0, 11.0], [22.0]]
     assert not any(kept.bytes for kept in batches._KEPT[store])

@@ -199,7 +199,8 @@ def launched(script: str) -> "subprocess.Popen[str]":
 
 
 def test_a_signal_ends_the_ranks_too() -> None:
-    process = launched("import time; print('here', flush=True); time.sleep(120)")
+    # One write a rank: print's text and its line end may be two, with those of the other rank between them.
+    process = launched("import os, time; os.write(1, b'here\\n'); time.sleep(120)")
     assert process.stdout is not None
     assert [process.stdout.readline() for _ in range(2)] == ["here\n"] * 2
     ranks = psutil.Process(process.pid).children()
