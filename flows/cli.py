@@ -6,25 +6,17 @@ Everything heavy is imported inside the commands, so that help appears at once.
 import errno
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from flows.runs import finish, run_flow, run_parts
+from flows.terminal import complain, plan_table, print_json, show_predictions, show_versus, terminal
 
+if TYPE_CHECKING:
     from flows.clone import Clone
-    from flows.coordinator import PipelineFailed
-    from flows.display import Board
-    from flows.executor import ExecutorName
-    from flows.plan import Plan
-    from flows.study import Part
-    from tasks.layout import Workspace
-    from tasks.predict import Prediction
-    from tasks.versus.compared import Versus
 
 _DEBUG = "UNDERSTUDY_DEBUG"
 
@@ -69,9 +61,9 @@ def doctor(
     else:
         checks = examine(Path.cwd())
     if as_json:
-        _print_json([vars(check) for check in checks])
+        print_json([vars(check) for check in checks])
     else:
-        _console().print(table(checks))
+        terminal().print(table(checks))
     if any(check.state == "fails" for check in checks):
         raise typer.Exit(1)
 
@@ -150,15 +142,15 @@ def run(
     os.chdir(clone.root)
     load(clone.root / "params.yaml")  # DVC drops the outputs of a stage before the stage refuses its params
     if dry_run:
-        _console().print(_plan_table(plan(clone, stages or [], force or [])))
+        terminal().print(plan_table(plan(clone, stages or [], force or [])))
         return
     with clone.only_run():  # it mends what a killed run left, or DVC would not plan
         todo = plan(clone, stages or [], force or [])
     if todo.due:
-        _run_flow(clone, stages or [], force or [], executor, verbose)
+        run_flow(clone, stages or [], force or [], executor, verbose)
     else:
-        _console().print(f"All {len(todo.steps)} stages are cached, nothing to run.")
-    _finish(clone, {step.name for step in todo.steps})
+        terminal().print(f"All {len(todo.steps)} stages are cached, nothing to run.")
+    finish(clone, {step.name for step in todo.steps})
 
 
 @app.command(
@@ -188,14 +180,14 @@ def study(
     os.chdir(clone.root)
     studies.share_work(clone)
     parts = studies.prepare(clone, source, dry_run)
-    console = _console()
+    console = terminal()
     if dry_run:
         rate = studies.rate(clone, parts)
         for part in parts:
             console.print(f"[bold]{part.name}[/]: {studies.outlook(part, rate)}")
-            console.print(_plan_table(part.plan))
+            console.print(plan_table(part.plan))
         return
-    failed = _run_parts(clone, parts, verbose)
+    failed = run_parts(clone, parts, verbose)
     out = studies.report(clone, source, parts, {name: str(error) for name, error in failed.items()})
     if out is not None:
         console.print(f"report:  {out.folder}/index.html\ntables:  {out.folder}/study.md, study.csv")
@@ -263,10 +255,10 @@ def predict(
         failed = any(prediction.error for prediction in found)
         if as_json:
             who = {"model": student.name, "version": student.version, "digest": student.digest}
-            _print_json([vars(prediction) | who for prediction in found])
+            print_json([vars(prediction) | who for prediction in found])
         else:
-            _show_predictions(found, _console())
-            _console().print(f"by {student.title}", style="dim", soft_wrap=True)
+            show_predictions(found, terminal())
+            terminal().print(f"by {student.title}", style="dim", soft_wrap=True)
     if failed:
         raise typer.Exit(2)
 
@@ -300,7 +292,7 @@ def compare(
     from tasks.report.table import comparison_table
 
     workspace = Workspace(_clone().root)
-    console = _console()
+    console = terminal()
     if first is None:
         comparison = comparing.current(workspace)
         console.print(comparison_table(comparison, console.width))
@@ -309,7 +301,7 @@ def compare(
         return
     versus = comparing.versus(first, second, workspace) if second is not None else None
     if versus is not None:
-        _show_versus(versus, html, workspace, console)
+        show_versus(versus, html, workspace, console)
         return
     if html is not None:
         raise UserError("--html is of two registered versions", remedy="name both, as @champion @challenger")
@@ -335,7 +327,7 @@ def deploy(
     from flows import deploy as deploying
 
     changes = deploying.deploy(clone, dry_run)
-    console = _console()
+    console = terminal()
     for change in changes:
         console.print(f"{change.what} {change.why}", soft_wrap=True)
     if not changes:
@@ -400,174 +392,8 @@ def _reported(error: Exception) -> int:
         error = InfrastructureError(f"the disk is full{where}\n  → make room and try again")
     if not isinstance(error, (UserError, InfrastructureError)):
         raise error
-    _complain(str(error))
+    complain(str(error))
     return error.exit_code
-
-
-def _run_flow(
-    clone: "Clone", stages: list[str], force: list[str], executor: "ExecutorName", verbose: bool
-) -> None:
-    """Run the flow under a live table; exit with the first failed stage's code."""
-    from flows.display import Board
-
-    with _prefect(clone, verbose):
-        if (failed := _run_pipeline(clone, stages, force, executor, Board(_console()))) is not None:
-            raise typer.Exit(failed.exit_code)
-
-
-def _run_parts(clone: "Clone", parts: "Sequence[Part]", verbose: bool) -> "dict[str, PipelineFailed]":
-    """Run what is due of every data set, one after the other; data set → how it failed."""
-    from flows import study as studies
-    from flows.display import Ahead, Board
-    from tasks.settings import settings
-
-    console = _console()
-    failed = {}
-    due = [part for part in parts if part.plan.due]
-    for part in parts:
-        if part not in due:
-            console.print(f"[bold]{part.name}[/]: all {len(part.plan.steps)} stages are cached")
-    with _prefect(clone, verbose) if due else nullcontext():
-        for number, part in enumerate(due):
-            rate = studies.rate(clone, parts)
-            console.print(f"[bold]{part.name}[/], {number + 1} of {len(due)}: {studies.outlook(part, rate)}")
-            later = sum(each.work_due for each in due[number + 1 :])
-            board = Board(console, Ahead(part.work, later, rate, settings().slots))
-            if (failure := _run_pipeline(part.clone, [studies.TARGET], [], "local", board)) is not None:
-                failed[part.name] = failure
-    return failed
-
-
-@contextmanager
-def _prefect(clone: "Clone", verbose: bool) -> Iterator[None]:
-    """Have a Prefect server to talk to."""
-    from flows.api import prefect_api, prepare_environment
-
-    prepare_environment(verbose)
-    with ExitStack() as server:
-        with _console().status("starting Prefect"):
-            import flows.pipeline  # noqa: F401  # takes seconds, as the server does
-
-            server.enter_context(prefect_api(clone))
-        yield
-
-
-def _run_pipeline(
-    clone: "Clone", stages: list[str], force: list[str], executor: "ExecutorName", shown: "Board"
-) -> "PipelineFailed | None":
-    """Run the flow under a live table; how it failed, after saying so."""
-    from flows.coordinator import PipelineFailed
-    from flows.display import board
-    from flows.pipeline import pipeline
-
-    console = _console()
-    token = board.set(shown)
-    try:
-        with shown.drawn():
-            pipeline(clone.root, stages, force, executor)
-        return None
-    except PipelineFailed as failed:
-        for failure in failed.failures:
-            _complain(str(failure))
-        if failed.not_started:
-            _complain(f"not started, waiting for it: {', '.join(failed.not_started)}")
-        return failed
-    except KeyboardInterrupt:
-        _complain("cancelled; what was done is kept, run again to go on")
-        raise typer.Exit(130) from None
-    finally:
-        board.reset(token)
-        console.print(shown.summary)
-        if shown.did("ingest") and (left_out := _left_out(clone)):
-            console.print(left_out, style="yellow")
-
-
-def _left_out(clone: "Clone") -> str:
-    """How many clips ingest left out, and where it says why; empty where it took all."""
-    import json
-
-    from tasks.layout import Workspace
-
-    index = Workspace(clone.root).index
-    if not (index / "summary.json").is_file():
-        return ""
-    summary = json.loads((index / "summary.json").read_text(encoding="utf-8"))
-    left_out = summary["quarantined"]
-    file = os.path.relpath(index / "quarantine.csv")
-    return f"{left_out} of {left_out + summary['clips']} clips are in quarantine: {file}" if left_out else ""
-
-
-def _finish(clone: "Clone", covered: set[str]) -> None:
-    """Make sure the release is registered here and say where to look, if the run covered them: else they may be old."""
-    from tasks.layout import Workspace
-
-    workspace = Workspace(clone.root)
-    console = _console()
-    if "register" in covered and (workspace.release / "release.json").is_file():
-        from flows.registration import ensure_registered
-
-        console.print(ensure_registered(clone))
-    if "evaluate" in covered and (workspace.reports / "index.html").is_file():
-        console.print("report:  reports/index.html\ntable:   [bold]understudy compare[/]")
-
-
-def _plan_table(todo: "Plan") -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("stage", no_wrap=True)
-    table.add_column("why", overflow="fold")
-    for step in todo.steps:
-        table.add_row(
-            step.name, step.reason, style={"cached": "dim", "stale": "bold", "follows": ""}[step.verdict]
-        )
-    return table
-
-
-def _show_predictions(found: "list[Prediction]", console: "Console") -> None:
-    """A table of what was recognised; below it, where lines may be long, what cannot be read."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("video", overflow="fold")
-    table.add_column("seconds", no_wrap=True)
-    for head in next((list(p.heads) for p in found if p.heads), []):
-        table.add_column(head, overflow="fold")
-    for prediction in found:
-        if not prediction.error:
-            lines = [
-                "\n".join(f"{p:5.1%} {label}" for label, p in ranked) for ranked in prediction.heads.values()
-            ]
-            span = f"{prediction.start_s:.2f}-{prediction.stop_s:.2f}"
-            table.add_row(Text(_printable(prediction.video)), span, *map(Text, lines))
-    if table.rows:
-        console.print(table)
-    for prediction in found:
-        if prediction.error:
-            message = _printable(f"{prediction.video}: {prediction.error}")
-            console.print(Text(message, "red"), soft_wrap=True)
-
-
-def _printable(text: str) -> str:
-    """`text` on one line, its control characters spelled out: names of strangers must not steer a terminal."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
-def _show_versus(versus: "Versus", html: Path | None, workspace: "Workspace", console: "Console") -> None:
-    """The tables of two versions, and their page if asked for."""
-    from tasks.versus.table import tables
-
-    console.print(versus.claim, soft_wrap=True)
-    for table in tables(versus):
-        console.print(table)
-    if html is not None:
-        from tasks.atomic import write_text
-        from tasks.params import load
-        from tasks.versus.page import render
-
-        write_text(html, render(versus, None, load(workspace.params).evaluate.bins))
-        console.print(f"page:  {html}", soft_wrap=True)
 
 
 def _span(start: float | None, stop: float | None) -> tuple[float, float] | None:
@@ -584,25 +410,6 @@ def _clone() -> "Clone":
     from flows.clone import find
 
     return find(Path.cwd())
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console(highlight=False)
-
-
-def _complain(message: str) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    Console(stderr=True).print(Text(message, "red"), soft_wrap=True)
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -13,82 +13,41 @@ from prefect import Flow, flow
 from flows.coordinator import Wishes, bring_up_to_date
 from flows.executor import ExecutorName
 
-
-@flow(log_prints=True, persist_result=False, result_serializer="json")
-def extract(
-    root: Path | None = None, force: Sequence[str] = (), executor: ExecutorName = "local"
-) -> dict[str, str]:
-    """Check the raw folder and take every modality out of new videos.
+_ARGUMENTS = """
 
     Args:
         root: The clone to work in. Default: UNDERSTUDY_CLONE, else the current folder.
-        force: Stages to run even where nothing changed, for example extract@flow.
+        force: Stages to run even where nothing changed, for example {example}.
         executor: Where stages are made: local (this machine) or workers (whichever are free).
-    """
-    return bring_up_to_date(Wishes(root, (), force, executor), PHASES, own="extract")
+"""
+"""What Prefect's UI says of the parameters."""
 
 
-@flow(log_prints=True, persist_result=False, result_serializer="json")
-def train_teachers(
-    root: Path | None = None, force: Sequence[str] = (), executor: ExecutorName = "local"
-) -> dict[str, str]:
-    """Train the teachers and write down what they say of every training view.
+def _phase(name: str, what: str, example: str) -> Flow[..., Any]:
+    """The flow of a phase; `what` it does and an `example` of its stages are shown in Prefect's UI."""
 
-    Args:
-        root: The clone to work in. Default: UNDERSTUDY_CLONE, else the current folder.
-        force: Stages to run even where nothing changed, for example train_teacher@flow.
-        executor: Where stages are made: local (this machine) or workers (whichever are free).
-    """
-    return bring_up_to_date(Wishes(root, (), force, executor), PHASES, own="train_teachers")
+    def phase(
+        root: Path | None = None, force: Sequence[str] = (), executor: ExecutorName = "local"
+    ) -> dict[str, str]:
+        return bring_up_to_date(Wishes(root, (), force, executor), PHASES, own=name)
 
-
-@flow(log_prints=True, persist_result=False, result_serializer="json")
-def distill(
-    root: Path | None = None, force: Sequence[str] = (), executor: ExecutorName = "local"
-) -> dict[str, str]:
-    """Train the students and the baseline.
-
-    Args:
-        root: The clone to work in. Default: UNDERSTUDY_CLONE, else the current folder.
-        force: Stages to run even where nothing changed, for example distill@student.
-        executor: Where stages are made: local (this machine) or workers (whichever are free).
-    """
-    return bring_up_to_date(Wishes(root, (), force, executor), PHASES, own="distill")
+    phase.__name__ = phase.__qualname__ = name
+    phase.__doc__ = what + _ARGUMENTS.format(example=example)
+    return flow(log_prints=True, persist_result=False, result_serializer="json")(phase)
 
 
-@flow(log_prints=True, persist_result=False, result_serializer="json")
-def evaluate_calibration(
-    root: Path | None = None, force: Sequence[str] = (), executor: ExecutorName = "local"
-) -> dict[str, str]:
-    """Score every model on the test split, its calibration included.
+extract = _phase("extract", "Check the raw folder and take every modality out of new videos.", "extract@flow")
+train_teachers = _phase(
+    "train_teachers",
+    "Train the teachers and write down what they say of every training view.",
+    "train_teacher@flow",
+)
+distill = _phase("distill", "Train the students and the baseline.", "distill@student")
+evaluate_calibration = _phase(
+    "evaluate_calibration", "Score every model on the test split, its calibration included.", "evaluate"
+)
+register = _phase("register", "Package the best student and register it in MLflow.", "register")
 
-    Args:
-        root: The clone to work in. Default: UNDERSTUDY_CLONE, else the current folder.
-        force: Stages to run even where nothing changed, for example evaluate.
-        executor: Where stages are made: local (this machine) or workers (whichever are free).
-    """
-    return bring_up_to_date(Wishes(root, (), force, executor), PHASES, own="evaluate_calibration")
-
-
-@flow(log_prints=True, persist_result=False, result_serializer="json")
-def register(
-    root: Path | None = None, force: Sequence[str] = (), executor: ExecutorName = "local"
-) -> dict[str, str]:
-    """Package the best student and register it in MLflow.
-
-    Args:
-        root: The clone to work in. Default: UNDERSTUDY_CLONE, else the current folder.
-        force: Stages to run even where nothing changed, for example register.
-        executor: Where stages are made: local (this machine) or workers (whichever are free).
-    """
-    return bring_up_to_date(Wishes(root, (), force, executor), PHASES, own="register")
-
-
-PHASES: dict[str, Flow[..., Any]] = {
-    "extract": extract,
-    "train_teachers": train_teachers,
-    "distill": distill,
-    "evaluate_calibration": evaluate_calibration,
-    "register": register,
-}
+_ALL = (extract, train_teachers, distill, evaluate_calibration, register)
+PHASES = {phase.fn.__name__: phase for phase in _ALL}
 """What `meta.phase` of a stage in dvc.yaml may be → the flow that shows it."""

@@ -16,9 +16,9 @@ import psutil
 import pytest
 from rich.console import Console
 
-from flows import cli
-from flows.cli import _show_predictions
+from flows import cli, runs
 from flows.clone import Clone
+from flows.terminal import show_predictions
 from tasks.errors import UserError
 from tasks.predict import Prediction
 
@@ -155,7 +155,7 @@ def test_clips_that_were_left_out_are_told(
     (tmp_path / "data" / "index").mkdir(parents=True)
     summary = {"clips": 140, "quarantined": quarantined}
     (tmp_path / "data" / "index" / "summary.json").write_text(json.dumps(summary))
-    assert cli._left_out(Clone(tmp_path)) == told
+    assert runs.quarantined(Clone(tmp_path)) == told
 
 
 def test_a_run_that_covers_neither_report_nor_release_does_not_point_at_old_ones(
@@ -165,9 +165,9 @@ def test_a_run_that_covers_neither_report_nor_release_does_not_point_at_old_ones
     (tmp_path / "reports" / "index.html").write_text("of other data")
     (tmp_path / "artifacts" / "release").mkdir(parents=True)
     (tmp_path / "artifacts" / "release" / "release.json").write_text("no JSON: whoever reads it fails")
-    cli._finish(Clone(tmp_path), {"ingest"})
+    runs.finish(Clone(tmp_path), {"ingest"})
     assert capsys.readouterr().out == ""
-    cli._finish(Clone(tmp_path), {"ingest", "evaluate"})
+    runs.finish(Clone(tmp_path), {"ingest", "evaluate"})
     assert "reports/index.html" in capsys.readouterr().out
 
 
@@ -217,7 +217,7 @@ def test_predictions_fit_80_columns_and_errors_stay_whole():
         Prediction(long, 0, 1.5, heads),
     ]
     console = Console(width=80, record=True, file=io.StringIO())
-    _show_predictions(found, console)
+    show_predictions(found, console)
     *table, error = console.export_text().splitlines()
     assert any(line.startswith("kitchen.mp4 ") and "70.0% wash" in line for line in table)
     assert max(map(len, table)) <= 80
