@@ -6,6 +6,8 @@ QUEUES = ("gpu", "cpu", "coordinator")
 """Stages go to the first two. Flows that send them wait in the third: a coordinator holds its worker and its clone."""
 STAGE_DEPLOYMENT = "stage/on-worker"
 """What the workers executor sends stages to."""
+APPROVAL_DEPLOYMENT = "approve/approval"
+"""What asks a person whether a version goes live."""
 TAG = "understudy"
 """On every deployment, and so on its runs: what tells ours from other runs of the same server."""
 STARTS = 3

@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 from flows.clone import Clone
+from flows.infra import APPROVAL_DEPLOYMENT
 from tasks.atomic import file_digest
 from tasks.errors import InfrastructureError
 from tasks.layout import Workspace
+from tasks.params import load
 
 _OURS = ("understudy-student version ", "gate: ")
 """How the lines begin that say what was done; MLflow prints others."""
@@ -66,6 +68,28 @@ def publish_verdict(clone: Clone) -> None:
     )
     if verdict["outcome"] == "passed":
         challenger_beats_champion(verdict["version"], verdict["summary"])
+        if load(workspace.params).gate.promote == "ask":
+            _ask(verdict["version"])
+
+
+def _ask(version: str) -> None:
+    """Have Prefect's server ask a person whether the version becomes the champion; once a version."""
+    from prefect.deployments import run_deployment
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        run_deployment(
+            APPROVAL_DEPLOYMENT,
+            parameters={"version": version},
+            flow_run_name=f"version {version}",
+            timeout=0,
+            as_subflow=False,
+            idempotency_key=f"approve version {version}",
+        )
+    except ObjectNotFound:  # a server of one's own, where nobody deployed
+        print(
+            f"gate: nobody can be asked here ({APPROVAL_DEPLOYMENT}); say it yourself: understudy promote {version}"
+        )
 
 
 def _verdict(workspace: Workspace) -> dict[str, str] | None:

@@ -278,8 +278,9 @@ class Gate(Section):
         description="Time of one clip through the network over the champion's, measured in turn by one process."
     )
     max_size_mb: PositiveFloat = Field(description="Of the weights, in 10⁶ bytes.")
-    promote: Literal["manual", "auto"] = Field(
-        description="manual: `understudy promote` moves the champion; auto: a challenger that passes becomes it."
+    promote: Literal["manual", "ask", "auto"] = Field(
+        description="manual: `understudy promote` moves the champion; ask: a person is asked in Prefect's UI about "
+        "each challenger that passes; auto: a challenger that passes becomes it."
     )
 
 

@@ -44,7 +44,7 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 _KEY, _VERDICT = "gate_key", "gate_json"
 _MOVE = "move_in_progress"
 _HISTORY = "history."
-_LONGEST_TAG = 5000
+_LONGEST_REASON = 500
 _MOST_ROUNDS, _PATIENCE_S = 20, 20.0
 
 
@@ -112,6 +112,42 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
             print(f"gate: {move.words}")
 
 
+def judged(name: str, params: Params, workspace: Workspace) -> Verdict:
+    """What the gate says of a version, against the champion of today.
+
+    Args:
+        name: as for `promote`.
+
+    Raises:
+        UserError: no such version.
+        InfrastructureError: the registry cannot be reached or fails.
+    """
+    with _registry(workspace) as client:
+        _finish(client)
+        return _stored_or_new(client, params, workspace, _version(client, name), _aliases(client))
+
+
+def decline(name: str, workspace: Workspace, reason: str) -> str:
+    """Write into a version's history that a person does not want it as champion; nothing else changes.
+
+    Args:
+        name: as for `promote`.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: no such version, or the reason is too long to be kept.
+        InfrastructureError: the registry cannot be reached or fails.
+    """
+    _refuse_long(reason)
+    with _registry(workspace) as client:
+        number = str(_version(client, name).version)
+        words = f"version {number} was declined: {reason}"
+        _tell(client, number, _stamp(datetime.now(UTC)), words)
+        return words
+
+
 def promote(name: str, params: Params, workspace: Workspace, force: bool, reason: str) -> str:
     """Make a version champion; the champion so far becomes previous.
 
@@ -124,9 +160,10 @@ def promote(name: str, params: Params, workspace: Workspace, force: bool, reason
         What was done.
 
     Raises:
-        UserError: no such version, or the gate did not let it pass.
+        UserError: no such version, the gate did not let it pass, or the reason is too long to be kept.
         InfrastructureError: the registry cannot be reached or fails.
     """
+    _refuse_long(reason)
     if force and not reason:
         raise UserError(
             "--force needs a reason", remedy='say why, as in --force --reason "the camera changed"'
@@ -157,9 +194,10 @@ def rollback(workspace: Workspace, reason: str) -> str:
         What was done. An interrupted rollback is carried to its end and not undone.
 
     Raises:
-        UserError: there is no previous version.
+        UserError: there is no previous version, or the reason is too long to be kept.
         InfrastructureError: the registry cannot be reached or fails.
     """
+    _refuse_long(reason)
     with _registry(workspace) as client:
         finished = _finish(client)
         if finished and finished.kind == "rollback":
@@ -174,6 +212,15 @@ def rollback(workspace: Workspace, reason: str) -> str:
         words = f"version {now} rolled back to version {then} by {_who()}" + (f": {reason}" if reason else "")
         moved = {PREVIOUS: now, CHAMPION: then}
         return _carry_out(client, _Move("rollback", now, moved, _stamp(datetime.now(UTC)), words))
+
+
+def _refuse_long(reason: str) -> None:
+    """A tag of MLflow holds 5,000 characters, and the reason stands in one with all else that a move is."""
+    if len(reason) > _LONGEST_REASON:
+        raise UserError(
+            f"the reason has {len(reason)} characters, at most {_LONGEST_REASON} are kept",
+            remedy="say it in a sentence",
+        )
 
 
 def open_version(version: "ModelVersion", workspace: Workspace) -> Opened:
@@ -391,7 +438,7 @@ def _promotion(aliases: Mapping[str, str], version: str, by: str, summary: str) 
 
 def _carry_out(client: "MlflowClient", move: _Move) -> str:
     """Write the move down, then do it; the words of it."""
-    client.set_registered_model_tag(MODEL, _MOVE, json.dumps(asdict(move), ensure_ascii=False)[:_LONGEST_TAG])
+    client.set_registered_model_tag(MODEL, _MOVE, json.dumps(asdict(move), ensure_ascii=False))
     return _do(client, move).words
 
 

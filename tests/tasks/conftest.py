@@ -1,17 +1,23 @@
 """A workspace in small: real shards of two modalities, drawn, three groups to train on, a clip without boxes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from models.backbones.backbone import Backbone
 
+from models.backbones.frames import Frames
 from tasks.atomic import write_json
 from tasks.clips import Clip, write_clips
 from tasks.layout import Workspace
+from tasks.modalities.rgb import Rgb
+from tasks.networks import Committee, Spec
 from tasks.shards import Row, write_shard
+from tasks.views import Jitter, Views
 
 HEADS = {"verb": ["left", "right"], "noun": ["red", "blue", "green"]}
 SHADES = [(200, 40, 40), (40, 40, 200), (40, 200, 40)]
@@ -45,6 +51,43 @@ def _boxes(clip: Clip) -> Iterator[tuple[str, Row]]:
         x = 0.4 + (0.04 * moment - 0.16) * (1 if clip.labels["verb"] == "right" else -1)
         boxes = np.array([[x, 0.25, x + 0.25, 0.75, 0.9, 2, 0, 0]], np.float32)
         yield clip.video, Row(moment / 4, 1.5, boxes.tobytes())
+
+
+BACKBONE = Frames(
+    kind="frames",
+    name="test_convnext",
+    pretrained=False,
+    temporal="mean",
+    normalise="none",
+    dropout=0.0,
+    drop_path=0.0,
+)
+
+
+@pytest.fixture(scope="session")
+def rgb_student() -> Callable[..., Committee]:
+    """Makes a tiny untrained student: its backbone, how many networks, and what differs in its RGB and its views."""
+
+    def made(
+        backbone: Backbone = BACKBONE, members: int = 1, change_s: float | None = None, **views: Any
+    ) -> Committee:
+        torch.manual_seed(0)
+        spec = Spec(
+            modality="rgb",
+            modality_params=Rgb(
+                kind="rgb", shards=1, short_side=32, rate_hz=5.0, quality=90, change_s=change_s
+            ),
+            views=Views(
+                **{"frames": 2, "size": 32, "per_clip": 1, "zoom": (1.0, 1.0), "test_zoom": 1.0} | views,
+                flip=False,
+                jitter=Jitter(brightness=0, contrast=0, saturation=0, hue=0),
+            ),
+            heads={"verb": ["open", "cut", "stir"], "noun": ["pan", "tap"]},
+            backbone=backbone,
+        )
+        return Committee(spec, [spec.new_network() for _ in range(members)], {"verb": 2.0, "noun": 0.5})
+
+    return made
 
 
 TRAINING: dict[str, Any] = {

@@ -260,7 +260,7 @@ def by_two(root: Path) -> list[dict[str, Any]]:
         check=True,
         timeout=300,
     )
-    return [torch.load(root / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    return [torch.load(root / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.fixture

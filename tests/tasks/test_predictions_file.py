@@ -11,50 +11,20 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-import torch
 
-from models.backbones.frames import Frames
 from tasks.errors import UserError
-from tasks.modalities.rgb import Rgb
-from tasks.networks import Committee, Spec
 from tasks.predict import identify
 from tasks.predictions_file import _journal, find, write
-from tasks.views import Jitter, Views
 
 ROOT = Path(__file__).parents[2]
-HEADS = {"verb": ["open", "cut", "stir"], "noun": ["pan", "tap"]}
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory, rgb_student):
     """A folder with a tiny network that looks at RGB."""
-    torch.manual_seed(0)
-    spec = Spec(
-        modality="rgb",
-        modality_params=Rgb(kind="rgb", shards=1, short_side=32, rate_hz=5.0, quality=90, change_s=None),
-        views=Views(
-            frames=2,
-            size=32,
-            per_clip=1,
-            zoom=(1.0, 1.0),
-            test_zoom=1.0,
-            flip=False,
-            jitter=Jitter(brightness=0, contrast=0, saturation=0, hue=0),
-        ),
-        heads=HEADS,
-        backbone=Frames(
-            kind="frames",
-            name="test_convnext",
-            pretrained=False,
-            temporal="mean",
-            normalise="none",
-            dropout=0.0,
-            drop_path=0.0,
-        ),
-    )
     folder = tmp_path_factory.mktemp("model") / "student"
     folder.mkdir()
-    Committee(spec, [spec.new_network()], {"verb": 2.0, "noun": 0.5}).save(folder)
+    rgb_student().save(folder)
     return folder
 
 

@@ -210,6 +210,8 @@ def test_the_better_one_is_promoted_and_rolled_back_and_forth(workspace, values)
 def test_what_the_gate_refuses_needs_force_and_a_reason(workspace, values):
     with pytest.raises(UserError, match=r"does not let version 2 replace the champion: .* failed against"):
         promotion.promote("v2", parsed(values), workspace, force=False, reason="")
+    with pytest.raises(UserError, match="the reason has 501 characters, at most 500"):
+        promotion.promote("v2", parsed(values), workspace, force=True, reason="x" * 501)
     with pytest.raises(UserError, match="--force needs a reason"):
         promotion.promote("v2", parsed(values), workspace, force=True, reason="")
     assert aliases(workspace) == {"champion": 1, "challenger": 3}

@@ -23,50 +23,20 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-import torch
 
-from models.backbones.frames import Frames
 from tasks import register
 from tasks.atomic import write_json
 from tasks.errors import UserError
 from tasks.layout import Workspace
-from tasks.modalities.rgb import Rgb
-from tasks.networks import Committee, Spec
 from tasks.serving import Served
 from tasks.stores import tracking
-from tasks.views import Jitter, Views
 
-HEADS = {"verb": ["open", "cut", "stir"], "noun": ["pan", "tap"]}
 MOST_BYTES, MOST_VIDEOS, MOST_S = 300_000, 4, 60.0
 
 
-def release_of(workspace):
-    torch.manual_seed(0)
-    spec = Spec(
-        modality="rgb",
-        modality_params=Rgb(kind="rgb", shards=1, short_side=32, rate_hz=5.0, quality=90, change_s=0.1),
-        views=Views(
-            frames=2,
-            size=32,
-            per_clip=1,
-            zoom=(1.0, 1.0),
-            test_zoom=1.0,
-            flip=False,
-            jitter=Jitter(brightness=0, contrast=0, saturation=0, hue=0),
-        ),
-        heads=HEADS,
-        backbone=Frames(
-            kind="frames",
-            name="test_convnext",
-            pretrained=False,
-            temporal="mean",
-            normalise="none",
-            dropout=0.0,
-            drop_path=0.0,
-        ),
-    )
+def release_of(workspace, committee):
     workspace.release.mkdir(parents=True)
-    Committee(spec, [spec.new_network()], {"verb": 2.0, "noun": 0.5}).save(workspace.release)
+    committee.save(workspace.release)
     write_json(workspace.release / "release.json", {"name": register.MODEL})
     return workspace
 
@@ -84,14 +54,14 @@ def served_folder(tmp_path_factory, films):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, served_folder):
+def server(tmp_path_factory, served_folder, rgb_student):
     """Address and process of `mlflow models serve` with a registered student, on loopback."""
     import mlflow
 
     root = tmp_path_factory.mktemp("registry")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
-        workspace = release_of(Workspace(root / "clone"))
+        workspace = release_of(Workspace(root / "clone"), rgb_student(change_s=0.1))
         client = tracking.client(workspace)
         with tracking.addressed(workspace), mlflow.start_run():
             logged = register._log_model(workspace)
@@ -314,7 +284,7 @@ def test_a_served_student_answers(server, served_folder):
     status, answer = post(address, rows({"clip": frames, "rate_hz": 10.0}, {"clip": frames_of()}))
     assert status == 200, answer
     by_frames = json.loads(answer)["predictions"][0]
-    for head in HEADS:  # the two readers differ in the last bit of a colour
+    for head in ("verb", "noun"):  # the two readers differ in the last bit of a colour
         assert by_frames[f"{head}_probs"] == pytest.approx(by_path[f"{head}_probs"], abs=0.02)
 
 
@@ -354,19 +324,19 @@ def test_every_bad_request_is_refused_with_a_reason_and_the_server_stays(server,
     print(f"{len(answered)} kinds of bad requests, all answered")
 
 
-def test_without_a_folder_no_path_is_read(tmp_path, films, monkeypatch):
+def test_without_a_folder_no_path_is_read(rgb_student, tmp_path, films, monkeypatch):
     monkeypatch.delenv("UNDERSTUDY_SERVE_ROOT", raising=False)
     clip = films.write(tmp_path / "clip.mp4", films.grey(5))
-    served = Served(release_of(Workspace(tmp_path)).release)
+    served = Served(release_of(Workspace(tmp_path), rgb_student()).release)
     for path in (str(clip), "clip.mp4", "/etc/passwd"):
         with pytest.raises(UserError, match=r"row 0: this server reads no paths .*data:video/mp4;base64"):
             served.answer(pd.DataFrame({"video": [path]}))
 
 
-def test_a_decoder_that_hangs_is_given_up_and_the_next_video_is_answered(tmp_path, monkeypatch):
+def test_a_decoder_that_hangs_is_given_up_and_the_next_video_is_answered(rgb_student, tmp_path, monkeypatch):
     monkeypatch.setenv("UNDERSTUDY_SERVE_TIMEOUT_S", "2")
     monkeypatch.setenv("UNDERSTUDY_SLOTS", "1")
-    served = Served(release_of(Workspace(tmp_path)).release)
+    served = Served(release_of(Workspace(tmp_path), rgb_student()).release)
     ask = pd.DataFrame({"video": [url(SECOND)]})
     first = served.answer(ask)
     (looker,) = served._lookers._all
