@@ -96,7 +96,7 @@ def _environment(folder: Path, auth: str) -> dict[str, str]:
     return kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_SECRET_ACCESS_KEY": secrets.token_urlsafe(16),
         "AWS_DEFAULT_REGION": "us-east-1",
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ SIDES = {"left": -1, "right": 1}
 SHADES = {"red": (220, 60, 40), "blue": (40, 60, 220)}
 SPLITS = ("train",) * 8 + ("val",) * 2 + ("test",) * 2
 """Of each group of the small clone; a group is one clip to the left and one to the right."""
+
+
+SECRET = "never-to-be-written-57f1"
+"""In every variable that holds one, of each command."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,9 @@ def _clone(root: Path, params: dict[str, Any], splits: Sequence[str]) -> Workspa
         "OMP_NUM_THREADS": "1",
         "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org",
         "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org",
+        "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": SECRET,
+        "MLFLOW_TRACKING_USERNAME": "team", "MLFLOW_TRACKING_PASSWORD": SECRET,
+        "UNDERSTUDY_WEBHOOK_URL": f"http://127.0.0.1:9/{SECRET}",
     }  # fmt: skip
     (root / "data.dvc").write_text("outs:\n- path: data/raw\n")
     commands = (
@@ -224,8 +231,20 @@ def team_clone(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="session")
+def secret_holders() -> Callable[..., list[Path]]:
+    """The files below folders that hold a secret; by default the one that every command knows."""
+
+    def found(*folders: Path, secret: str = SECRET) -> list[Path]:
+        files = (file for folder in folders for file in folder.rglob("*") if file.is_file())
+        return [file for file in files if secret.encode() in file.read_bytes()]
+
+    return found
+
+
+@pytest.fixture(scope="session")
 def finished(small_clone: Workspace) -> Workspace:
-    """The clone after its first `understudy run`."""
-    done = small_clone.understudy("run")
+    """The clone after its first `understudy run --verbose`."""
+    done = small_clone.understudy("run", "--verbose")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert SECRET not in done.stdout + done.stderr
     return small_clone

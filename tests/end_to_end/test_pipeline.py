@@ -98,6 +98,13 @@ def test_compare_and_doctor_print_what_there_is(finished):
     assert "Traceback" not in doctor.stderr
 
 
+def test_no_secret_of_the_environment_is_written_anywhere(finished, secret_holders):
+    """Neither Git's nor DVC's files, MLflow's store, Prefect's database, logs, reports nor the release hold one."""
+    assert not secret_holders(finished.root)
+    doctor = finished.understudy("doctor", "--json")
+    assert finished.environment["MLFLOW_TRACKING_PASSWORD"] not in doctor.stdout + doctor.stderr
+
+
 def works(process: psutil.Process) -> bool:
     """Whether a process runs still: one that ended and that nobody has asked how does not."""
     try:

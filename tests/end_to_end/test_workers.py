@@ -130,6 +130,14 @@ def test_the_second_run_finds_everything_cached(crew: Team, finished):
     assert len(stage_runs(crew)) == before
 
 
+def test_no_secret_is_written_anywhere(crew: Team, finished, secret_holders):
+    """Neither clones, logs, nor the databases of the servers hold the store's or Prefect's."""
+    for variable in ("AWS_SECRET_ACCESS_KEY", "PREFECT_API_AUTH_STRING"):
+        secret = crew.environment[variable].rpartition(":")[2]
+        assert secret not in finished
+        assert not secret_holders(crew.coordinator.parent, secret=secret), variable
+
+
 def commit(crew: Team, message: str) -> None:
     for command in (f"git commit --quiet --all --message {message}", "git push --quiet origin HEAD"):
         do(crew.coordinator, crew.environment, *command.split())
