@@ -15,19 +15,127 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
+import psutil
 from moto.server import ThreadedMotoServer
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_HOME,
+    Setting,
+    temporary_settings,
+)
+
+from flows.clone import Clone
+from flows.deploy import deploy
+from flows.infra import POOL
 
 STARTUP_S = 300.0
-POOL = "understudy"
-BUCKET = "team"
+BUCKET, CHECKPOINTS = "team", "checkpoints"
+
+
+class Part:
+    """A server or a worker: a process that can be killed, with all it started, and begun again.
+
+    Args:
+        module: Python module and arguments.
+        environment, cwd: of the process.
+        log: what it prints goes here.
+        address: answers as soon as it is ready; empty: it is ready at once.
+    """
+
+    def __init__(
+        self, module: Sequence[str], environment: Mapping[str, str], cwd: Path, log: Path, address: str = ""
+    ):
+        self._command = [sys.executable, "-m", *module]
+        self._environment, self._cwd, self.log, self._address = dict(environment), cwd, log, address
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        """Start it, and wait until it answers."""
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd=self._cwd,
+                env=self._environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        if self._address:
+            _wait(self._process, self._address, self.log)
+
+    @property
+    def family(self) -> list[psutil.Process]:
+        """Its processes, itself first."""
+        assert self._process is not None
+        try:
+            own = psutil.Process(self._process.pid)
+            return [own, *own.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def kill(self) -> None:
+        """SIGKILL to it and all it started, as if its machine had lost power."""
+        family = self.family
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=10)
+
+    def end(self) -> None:
+        """SIGTERM, and SIGKILL where that does not do."""
+        assert self._process is not None
+        self._process.terminate()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.wait()
+
+
+class Store:
+    """An S3 store with one bucket, which can go away for a while and keeps what it has.
+
+    Args:
+        environment: with the keys of its one user.
+    """
+
+    def __init__(self, environment: Mapping[str, str]):
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request, thousands of them
+        self._port = _free_port()
+        self.begin()
+        self._client = boto3.client(
+            "s3",
+            endpoint_url=self.address,
+            aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+            region_name=environment["AWS_DEFAULT_REGION"],
+        )
+        self._client.create_bucket(Bucket=BUCKET)
+
+    @property
+    def address(self) -> str:
+        """Its URL."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def begin(self) -> None:
+        """Answer."""
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self._port, verbose=False)
+        self._server.start()
+
+    def end(self) -> None:
+        """Answer no more."""
+        self._server.stop()
+
+    def drop(self, prefix: str) -> None:
+        """Delete what lies there."""
+        for found in self._client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", []):
+            self._client.delete_object(Bucket=BUCKET, Key=found["Key"])
 
 
 @dataclass(frozen=True)
@@ -37,14 +145,18 @@ class Team:
     Attributes:
         coordinator: a clone; `understudy run --executor workers` is run here.
         workers: name → its clone.
+        parts: prefect, mlflow and the workers by their names.
+        store: the S3 store.
         environment: of a command in the coordinator's clone.
         settings: that make this process's Prefect client talk to the server.
     """
 
     coordinator: Path
     workers: Mapping[str, Path]
+    parts: Mapping[str, Part]
+    store: Store
     environment: dict[str, str]
-    settings: dict[object, object]
+    settings: dict[Setting, object]
 
     def understudy(self, *arguments: str, timeout_s: float = 1200) -> "subprocess.CompletedProcess[str]":
         """Run the command in the coordinator's clone, to its end."""
@@ -69,24 +181,40 @@ def team(project: Path, folder: Path, workers: Mapping[str, str]) -> Iterator[Te
     """
     folder.mkdir(parents=True, exist_ok=True)
     auth = f"team:{secrets.token_urlsafe(16)}"
+    parts: dict[str, Part] = {}
     with ExitStack() as running:
-        store = _store(running)
+
+        def begin(name: str, part: Part) -> None:
+            parts[name] = part
+            part.begin()
+            running.callback(part.end)
+
         environment = _environment(folder, auth)
-        environment["PREFECT_API_URL"] = _prefect(running, folder, environment, auth)
-        environment["MLFLOW_TRACKING_URI"] = _mlflow(running, folder, environment)
+        store = Store(environment)
+        running.callback(store.end)
+        environment |= {
+            "AWS_ENDPOINT_URL": store.address,
+            "UNDERSTUDY_CHECKPOINTS": f"s3://{BUCKET}/{CHECKPOINTS}",
+        }
+        ports = _free_port(), _free_port()
+        environment["PREFECT_API_URL"] = f"http://127.0.0.1:{ports[0]}/api"
+        environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{ports[1]}"
+        begin("prefect", _prefect(ports[0], folder, environment, auth))
+        begin("mlflow", _mlflow(ports[1], folder, environment))
         coordinator = folder / "coordinator"
-        _publish(project, coordinator, folder / "origin.git", store, environment)
-        settings = {
+        _publish(project, coordinator, folder / "origin.git", store.address, environment)
+        settings: dict[Setting, object] = {
             PREFECT_API_URL: environment["PREFECT_API_URL"],
             PREFECT_API_AUTH_STRING: auth,
             PREFECT_HOME: folder / "prefect" / "client",
         }
-        with temporary_settings(settings):  # type: ignore[arg-type]
-            _deploy(sorted(set(workers.values())))
-        clones = {}
+        with temporary_settings(settings):
+            deploy(Clone(coordinator), dry_run=False)
+        clones = {name: folder / name for name in workers}
         for name, queue in workers.items():
-            clones[name] = _worker(running, folder, name, queue, environment)
-        yield Team(coordinator, clones, _in(coordinator, environment), dict(settings))
+            begin(name, _worker(folder, name, queue, environment))
+        own = _in(coordinator, environment)
+        yield Team(coordinator, clones, parts, store, own, settings)
 
 
 def _environment(folder: Path, auth: str) -> dict[str, str]:
@@ -119,49 +247,25 @@ def _in(clone: Path, environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, "PYTHONPATH": str(clone), "UNDERSTUDY_CLONE": str(clone)}
 
 
-def _store(running: ExitStack) -> str:
-    """The address of an S3 store with one bucket."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request, thousands of them
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    running.callback(server.stop)
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3",
-        endpoint_url=address,
-        aws_access_key_id="key",
-        aws_secret_access_key="secret",
-        region_name="us-east-1",
-    )
-    client.create_bucket(Bucket=BUCKET)
-    return address
-
-
-def _prefect(running: ExitStack, folder: Path, environment: Mapping[str, str], auth: str) -> str:
-    """The API address of a server that asks for a password."""
-    port = _free_port()
+def _prefect(port: int, folder: Path, environment: Mapping[str, str], auth: str) -> Part:
+    """A server that asks for a password."""
     for name in ("server", "client"):
         (folder / "prefect" / name).mkdir(parents=True)
     own = {
         "PREFECT_HOME": str(folder / "prefect" / "server"),
         "PREFECT_SERVER_API_AUTH_STRING": auth,
-        "PREFECT_SERVER_UI_ENABLED": "false",
     }
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    process = _start(running, command, {**environment, **own}, folder, folder / "prefect.log")
-    _wait(process, f"http://127.0.0.1:{port}/api/health", folder / "prefect.log")
-    return f"http://127.0.0.1:{port}/api"
+    ready = f"http://127.0.0.1:{port}/api/health"
+    return Part(command, {**environment, **own}, folder, folder / "prefect.log", ready)
 
 
-def _mlflow(running: ExitStack, folder: Path, environment: Mapping[str, str]) -> str:
-    port = _free_port()
+def _mlflow(port: int, folder: Path, environment: Mapping[str, str]) -> Part:
+    """A server with its registry and artifacts."""
     command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(folder / "mlartifacts")]
-    process = _start(running, command, environment, folder, folder / "mlflow.log")
-    _wait(process, f"http://127.0.0.1:{port}/health", folder / "mlflow.log")
-    return f"http://127.0.0.1:{port}"
+    return Part(command, environment, folder, folder / "mlflow.log", f"http://127.0.0.1:{port}/health")
 
 
 def _publish(
@@ -182,62 +286,15 @@ def _publish(
     here("git", "remote", "set-url", "origin", str(origin))
 
 
-def _deploy(queues: Sequence[str]) -> None:
-    """The pool, its queues and the deployment that puts stages into them."""
-    from flows.stage import stage
-
-    with get_client(sync_client=True) as client:
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-        for queue in queues:
-            client.create_work_queue(queue, work_pool_name=POOL)
-        client.create_deployment(
-            client.create_flow(stage),
-            "on-worker",
-            work_pool_name=POOL,
-            work_queue_name=queues[0],
-            entrypoint="flows.stage.stage",
-            pull_steps=[
-                {"prefect.deployments.steps.set_working_directory": {"directory": "{{ $UNDERSTUDY_CLONE }}"}}
-            ],
-        )
-
-
-def _worker(running: ExitStack, folder: Path, name: str, queue: str, environment: Mapping[str, str]) -> Path:
-    """Start a worker in a clone of its own; the clone."""
+def _worker(folder: Path, name: str, queue: str, environment: Mapping[str, str]) -> Part:
+    """A worker in a clone of its own."""
     clone = folder / name
     subprocess.run(["git", "clone", "--quiet", folder / "origin.git", clone], env=environment, check=True)
     home = folder / "prefect" / name
     home.mkdir()
     own = {**_in(clone, environment), "PREFECT_HOME": str(home)}
     command = ["prefect", "worker", "start", "--pool", POOL, "--work-queue", queue, "--limit", "1"]
-    _start(running, [*command, "--name", name], own, clone, folder / f"{name}.log")
-    return clone
-
-
-def _start(
-    running: ExitStack, module: Sequence[str], environment: Mapping[str, str], cwd: Path, log: Path
-) -> "subprocess.Popen[bytes]":
-    """A Python module as a process, ended with SIGTERM, and SIGKILL where that does not do."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *module],
-            cwd=cwd,
-            env=dict(environment),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    def end() -> None:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    running.callback(end)
-    return process
+    return Part([*command, "--name", name], own, clone, folder / f"{name}.log")
 
 
 def _free_port() -> int:

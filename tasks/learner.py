@@ -6,6 +6,7 @@ import functools
 import hashlib
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from tasks.senses import SharedShards
 from tasks.settings import settings
 from tasks.shards import Shards
 from tasks.stores import tracking
+from tasks.stores.copies import copies
 from tasks.training import Course, Epoch, fit
 from tasks.views import training_view
 
@@ -248,16 +250,20 @@ class Learner:
         }
         data = digest(self.shards.digest, [clip.clip_id for clip in clips])
         run_name = f"{self.stage}@{self.name} seed {seed}" + (f" member {member}" if member else "")
-        with tracking.run(
-            self.workspace,
-            run_name,
-            self.stage,
-            described,
-            tags | {"resumed": str(checkpoint.exists())},
-            data,
-            self.params.data.name,
-            checkpoint.stem,
-        ) as run:
+        with ExitStack() as opened:
+            shared = opened.enter_context(copies(checkpoint))
+            run = opened.enter_context(
+                tracking.run(
+                    self.workspace,
+                    run_name,
+                    self.stage,
+                    described,
+                    tags | {"resumed": str(checkpoint.exists())},
+                    data,
+                    self.params.data.name,
+                    checkpoint.stem,
+                )
+            )
             network, history = fit(
                 network,
                 Course(
@@ -272,6 +278,7 @@ class Learner:
                     companion=companion,
                     validate=self.validate,
                     checkpoint=checkpoint,
+                    saved=shared.offer if shared else lambda _: None,
                     log=lambda figures: run.log(
                         {k: v for k, v in figures.items() if k != "epoch"}, int(figures["epoch"])
                     ),

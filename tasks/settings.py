@@ -26,6 +26,12 @@ class Settings(BaseSettings):
         "MLflow store. Safe to delete when nothing runs: `trainings`, `shards`, `probes` and `studies` in it. "
         "`mlflow.db` and `mlartifacts` hold all runs and the registry.",
     )
+    checkpoints: str = Field(
+        default="",
+        description="A folder or s3://bucket/prefix that all workers see: checkpoints are copied there, at most every "
+        "30 s, so that a training whose machine died goes on, on another. Delete what is older than your longest "
+        "training as you like.",
+    )
     clone: Path = Field(
         default=Path("."), description="The clone that a flow works in where its parameters name none."
     )

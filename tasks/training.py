@@ -51,6 +51,7 @@ class Course:
         companion: layers that the objective trains beside the network; thrown away after.
         validate: figures of the network as it stands, prefixed `val_`.
         checkpoint: file that outlives a killed run; named by everything the training depends on.
+        saved: told of every checkpoint, by how many epochs it holds.
         log: told of every epoch, those that a killed run had done before among them.
     """
 
@@ -65,6 +66,7 @@ class Course:
     companion: nn.Module
     validate: Callable[[Network], dict[str, float]]
     checkpoint: Path
+    saved: Callable[[int], None]
     log: Callable[[Epoch], None]
 
 
@@ -111,6 +113,7 @@ def _fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
             history.append(figures | {"seconds": time.monotonic() - begin})
             if ranks.is_first():
                 _save(course.checkpoint, trained, optimizer, average, history)
+                course.saved(len(history))
             course.log(history[-1])
             progress.advance(
                 note=f"loss {figures['train_loss']:.3f}, val top1 {figures.get('val_top1', math.nan):.3f}"

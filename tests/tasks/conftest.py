@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from models.backbones.backbone import Backbone
 
+from models.backbones import Backbone
 from models.backbones.frames import Frames
 from tasks.atomic import write_json
 from tasks.clips import Clip, write_clips

@@ -191,6 +191,7 @@ def trained(scenario: Scenario, folder: Path) -> dict[str, Any]:
         companion,
         lambda network: {},
         folder / f"{scenario.method.kind}.pt",
+        lambda _: None,
         lambda figures: None,
     )
     network, history = fit(network, course)

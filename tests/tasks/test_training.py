@@ -99,6 +99,7 @@ def course(
         torch.nn.Module(),
         validate,
         checkpoint,
+        lambda _: None,
         log,
     )
 
