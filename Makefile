@@ -1,5 +1,5 @@
 # make demo   the whole chain on the sample data set: teachers, baseline and student side by side
-# make test   all tests but those of a whole team, which make test-team runs (servers, workers, several clones)
+# make test   all tests but the slow ones, which make test-slow runs (a study, kills, a whole team of servers and workers)
 # make check  format, lint, types, import contracts
 # Each does all the set-up it needs: a virtual environment with the locked packages, the project, the data.
 
@@ -10,7 +10,7 @@ READY := .venv/.ready
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: demo test test-team check format setup data help lock
+.PHONY: demo test test-slow check format setup data help lock
 
 help:
 	@sed -n 's/^# //p' Makefile | head -4
@@ -39,10 +39,10 @@ demo: data
 	@echo "          $(BIN)/mlflow ui --backend-store-uri sqlite:///.understudy/mlflow.db"
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not team"
+	$(BIN)/python -m pytest -m "not slow"
 
-test-team: $(READY)
-	$(BIN)/python -m pytest -m team --numprocesses=0
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow --numprocesses=0
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -28,6 +28,7 @@ from tasks.params import Params
 from tasks.predict import FILE_TAG, refuse_pickles
 from tasks.scorecard import Scorecard
 from tasks.serving import CLIP, RATE, VIDEO
+from tasks.settings import settings
 from tasks.stores import tracking
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ def ensure(workspace: Workspace) -> "ModelVersion":
         with tracking.addressed(workspace):
             registered = found[0] if found else _register(client, workspace, release, key)
         _point_alias(client, registered)
+        tracking.deliver(workspace)  # trainings that no run came after
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise InfrastructureError(
             f"MLflow at {tracking.store_uri(workspace)} did not register the release "
@@ -241,7 +243,7 @@ def _register(
     figures = _flat_figures(release)
     experiment = tracking.experiment(client, workspace, release["data"])
     name = f"register {release['student']} seed {release['seed']}"
-    parent = tracking.pipeline_run(client, workspace, experiment)
+    parent = tracking.pipeline_run(client, workspace, experiment, settings().pipeline_run)
     with mlflow.start_run(
         experiment_id=experiment,
         run_name=name,

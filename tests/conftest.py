@@ -1,6 +1,7 @@
 """Tiny real videos and raw folders, made with PyAV where a test asks for them."""
 
 import csv
+import os
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -8,6 +9,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+
+# Before anything imports torch, in this process, xdist's and every one that a test starts: threads of several processes
+# that share two cores wait for each other, and small sums take a hundred times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 LEVEL_STEP = 8
 """Frame n of a made video is grey of this many levels times n."""

@@ -11,7 +11,7 @@ import re
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from tasks.atomic import alone, file_digest
 from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
 from tasks.settings import settings
+from tasks.stores.spool import Story, forget, keep, kept
 
 # MLflow reads these when it is imported, so every module of ours imports this one before it.
 os.environ.update(
@@ -45,6 +46,7 @@ SYSTEM_METRICS_INTERVAL_S = 5
 _MODEL_URI = re.compile(r"models:/(?P<name>[\w-]+)(@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 _SHORT = re.compile(r"@(?P<alias>[\w-]+)|v(?P<version>\d+)")
 _TRAINING_TAG = "training"
+_STORY_TAG = "story"
 _PIPELINE_TAG, _PARENT_TAG = "pipeline_run", "mlflow.parentRunId"
 _RETRY_AFTER_S = 60.0
 LONGEST_PARAM = 6000
@@ -188,12 +190,11 @@ def lineage(workspace: Workspace) -> dict[str, str]:
     return {tag: value for tag, value in found.items() if value}
 
 
-def pipeline_run(mlflow_client: "MlflowClient", workspace: Workspace, experiment_id: str) -> str:
-    """The id of the run that stands for the whole pipeline run, as settings name it; empty where they name none.
+def pipeline_run(mlflow_client: "MlflowClient", workspace: Workspace, experiment_id: str, name: str) -> str:
+    """The id of the run that stands for the whole pipeline run of that name; empty where there is no name.
 
     The first of its stages creates it. Its status is that of the nested run that ended last.
     """
-    name = settings().pipeline_run
     if not name:
         return ""
     with alone(_work(workspace) / "pipeline-run.lock"):
@@ -216,113 +217,155 @@ class Run:
     """One MLflow run, written to in batches. Every method returns, whether or not MLflow does.
 
     What could not be sent is kept and goes with the next batch, so a server that was away for a while loses
-    nothing of a curve.
+    nothing of a curve. What is left at the end is written down in the work folder (`tasks.stores.spool`), and the next
+    run that reaches MLflow delivers it.
     """
 
-    def __init__(self) -> None:
-        self.id = ""
-        """The run's id; empty where MLflow could not be reached when it began."""
+    def __init__(self, workspace: Workspace, story: Story, late: bool = False):
+        self._workspace, self._story, self._late = workspace, story, late
         self._client: MlflowClient | None = None
         self._parent = ""
-        self._pending: list[Any] = []
         self._silent_until = 0.0
         self._warned = False
 
+    @property
+    def id(self) -> str:
+        """MLflow's; empty where MLflow has not heard of it."""
+        return self._story.run_id
+
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Send the metrics of one step (an epoch, 0-based) as one batch."""
-        if self._client is None:
-            return
-        from mlflow.entities import Metric
-
-        now_ms = int(time.time() * 1000)
-        self._pending += [Metric(key, float(value), now_ms, step) for key, value in metrics.items()]
+        now_ms = _now_ms()
+        self._story.metrics += [(key, float(value), now_ms, step) for key, value in metrics.items()]
         if time.monotonic() >= self._silent_until:
-            self._send_pending()
+            self._try(self._send)
 
     def artifact(self, path: Path) -> None:
         """Copy a file, or a folder under its own name, to the run."""
-        if self._client is None:
+        if (reached := self._client) is None or not self.id:
             return
-        try:
-            if path.is_dir():
-                self._client.log_artifacts(self.id, str(path), artifact_path=path.name)
-            else:
-                self._client.log_artifact(self.id, str(path))
-        except Exception as error:
-            self._warn(error)
+        if path.is_dir():
+            self._try(lambda: reached.log_artifacts(self.id, str(path), artifact_path=path.name))
+        else:
+            self._try(lambda: reached.log_artifact(self.id, str(path)))
 
-    def _begin(
-        self,
-        workspace: Workspace,
-        name: str,
-        params: Mapping[str, Any],
-        tags: dict[str, str],
-        data: tuple[str, str],
-    ) -> None:
-        try:
-            mlflow_client = client(workspace)
-            experiment_id = experiment(mlflow_client, workspace, data[0])
-            self._parent = pipeline_run(mlflow_client, workspace, experiment_id)
-            tags = tags | nested(self._parent)
-            self.id = mlflow_client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
-            self._client = mlflow_client
-            self._describe(params, data)
-            self._end_killed(experiment_id, tags[_TRAINING_TAG])
-        except Exception as error:
-            self._warn(error)
+    def _begin(self) -> bool:
+        """Open the run; whether MLflow answered."""
+        return self._try(self._send)
 
-    def _describe(self, params: Mapping[str, Any], data: tuple[str, str]) -> None:
+    def _end(self, status: str) -> None:
+        self._story.status, self._story.ended_ms = status, _now_ms()
+        if not self._try(self._tell_the_end):
+            keep(_spool(self._workspace), self._story)
+
+    def _send(self) -> None:
+        """Open the run if it is not open, and send what is to be sent."""
+        from mlflow.entities import Metric
+
+        story = self._story
+        if self._client is None:
+            self._client = client(self._workspace)
+        if not story.run_id:
+            self._open(self._client)
+        while story.metrics:
+            batch = [Metric(*metric) for metric in story.metrics[:_METRICS_A_BATCH]]
+            self._client.log_batch(story.run_id, metrics=batch)
+            del story.metrics[:_METRICS_A_BATCH]
+
+    def _open(self, mlflow_client: "MlflowClient") -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-        assert self._client is not None
-        flat = [Param(key, value[:LONGEST_PARAM]) for key, value in flatten(params)]
+        story = self._story
+        name, digest = story.data
+        experiment_id = experiment(mlflow_client, self._workspace, name)
+        self._parent = pipeline_run(mlflow_client, self._workspace, experiment_id, story.pipeline)
+        begun = mlflow_client.search_runs([experiment_id], f"tags.{_STORY_TAG} = '{story.key}'")
+        run_id = (
+            begun[0].info.run_id  # opened by somebody who was killed before the rest
+            if begun
+            else mlflow_client.create_run(
+                experiment_id,
+                run_name=story.name,
+                start_time=story.started_ms,
+                tags=story.tags | nested(self._parent) | {_STORY_TAG: story.key},
+            ).info.run_id
+        )
+        flat = [Param(key, value) for key, value in story.params.items()]
         for first in range(0, len(flat), _PARAMS_A_BATCH):
-            self._client.log_batch(self.id, params=flat[first : first + _PARAMS_A_BATCH])
-        name, digest = data
+            mlflow_client.log_batch(run_id, params=flat[first : first + _PARAMS_A_BATCH])
         dataset = Dataset(name, digest, source_type="dvc", source=json.dumps({"path": "data/index"}))
         context = [InputTag("mlflow.data.context", "training")]
-        self._client.log_inputs(self.id, datasets=[DatasetInput(dataset, tags=context)])
+        mlflow_client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags=context)])
+        story.run_id = run_id
+        if not self._late:  # else the training may have been taken up since, by a run that is going on
+            self._end_killed(mlflow_client, experiment_id)
 
-    def _end_killed(self, experiment_id: str, training: str) -> None:
+    def _end_killed(self, mlflow_client: "MlflowClient", experiment_id: str) -> None:
         """Mark other runs of this training that seem to run as killed: after a SIGKILL nobody else would.
 
         One that does run, in another clone that shares the server, says at its end how it ended.
         """
-        assert self._client is not None
-        running = f"tags.{_TRAINING_TAG} = '{training}' and attributes.status = 'RUNNING'"
-        for left in self._client.search_runs([experiment_id], running):
+        running = (
+            f"tags.{_TRAINING_TAG} = '{self._story.tags[_TRAINING_TAG]}' and attributes.status = 'RUNNING'"
+        )
+        for left in mlflow_client.search_runs([experiment_id], running):
             if left.info.run_id != self.id:
-                self._client.set_terminated(left.info.run_id, "KILLED")
+                mlflow_client.set_terminated(left.info.run_id, "KILLED")
                 parent = left.data.tags.get(_PARENT_TAG)
                 if parent and parent != self._parent:
-                    self._client.set_terminated(parent, "KILLED")
+                    mlflow_client.set_terminated(parent, "KILLED")
 
-    def _send_pending(self) -> None:
+    def _tell_the_end(self) -> None:
+        self._send()
         assert self._client is not None
+        self._client.set_terminated(self.id, self._story.status, self._story.ended_ms)
+        if self._parent:
+            self._client.set_terminated(self._parent, self._story.status)
+
+    def _try(self, step: Callable[[], object]) -> bool:
+        """Take a step; where MLflow fails, say so once and leave it alone for a while."""
         try:
-            while self._pending:
-                self._client.log_batch(self.id, metrics=self._pending[:_METRICS_A_BATCH])
-                del self._pending[:_METRICS_A_BATCH]
-        except Exception as error:
+            step()
+        except Exception as error:  # each store has its own
             self._silent_until = time.monotonic() + _RETRY_AFTER_S
             self._warn(error)
-
-    def _end(self, status: str) -> None:
-        if self._client is None:
-            return
-        self._send_pending()
-        try:
-            self._client.set_terminated(self.id, status)
-            if self._parent:
-                self._client.set_terminated(self._parent, status)
-        except Exception as error:
-            self._warn(error)
+            return False
+        return True
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            warnings.warn(f"MLflow failed, the stage goes on without it: {reason[0]}", stacklevel=3)
+            warnings.warn(f"MLflow failed, the stage goes on without it: {reason[0]}", stacklevel=4)
         self._warned = True
+
+
+class _Unheard(Run):
+    """The run of a rank that is not the first: MLflow hears of a training once."""
+
+    def __init__(self) -> None: ...
+
+    id = ""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None: ...
+
+    def artifact(self, path: Path) -> None: ...
+
+
+def deliver(workspace: Workspace) -> None:
+    """Tell MLflow of the runs that it could not be told of; those that it still cannot be told of stay written down.
+
+    The rest of a run that MLflow knows goes to that run; any other is made anew, with its own times.
+    """
+    folder = _spool(workspace)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    with alone(folder.with_suffix(".lock")):
+        for story in kept(folder):
+            late = Run(workspace, story, late=True)
+            if not late._try(late._tell_the_end):
+                keep(folder, story)
+                return
+            forget(folder, story)
 
 
 @contextmanager
@@ -352,15 +395,18 @@ def run(
         training: names everything that the training depends on; becomes a tag.
     """
     if not ranks.is_first():
-        yield Run()
+        yield _Unheard()
         return
     found = lineage(workspace)
     commit = found.get("git_commit", "")
     all_tags = {"stage": stage, "data_digest": data_digest, _TRAINING_TAG: training, **found, **tags}
     all_tags["mlflow.source.name"] = f"python -m tasks {stage}"
     all_tags["mlflow.source.git.commit"] = commit.removesuffix("-dirty")
-    opened = Run()
-    opened._begin(workspace, name, params, all_tags, (data_name, data_digest))
+    flat = {key: value[:LONGEST_PARAM] for key, value in flatten(params)}
+    pipeline = settings().pipeline_run
+    opened = Run(workspace, Story(name, all_tags, flat, (data_name, data_digest), pipeline, _now_ms()))
+    if opened._begin():
+        deliver(workspace)
     monitor = _system_metrics(workspace, opened)
     status = "KILLED"
     try:
@@ -398,6 +444,14 @@ def _local_uri(workspace: Workspace) -> str:
 
 def _work(workspace: Workspace) -> Path:
     return (workspace.root / settings().work).resolve()
+
+
+def _spool(workspace: Workspace) -> Path:
+    return _work(workspace) / "spool"
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _artifacts(workspace: Workspace) -> str | None:

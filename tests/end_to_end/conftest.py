@@ -9,13 +9,13 @@ from benchmarks.small import SECRET, SPLITS, Workspace, make_clone, shipped, tin
 
 
 @pytest.fixture(scope="session")
-def smallmake_clone(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def small_clone(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A clone of this working tree with tiny data and params, nothing run yet."""
     return make_clone(tmp_path_factory.mktemp("end_to_end") / "clone", tiny(shipped()), SPLITS)
 
 
 @pytest.fixture(scope="session")
-def teammake_clone(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def team_clone(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A clone with more test clips, one teacher and one student, nothing run yet."""
     params = tiny(shipped())
     detections = params["teachers"]["detections"] | {"folds": 1}

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-pytestmark = pytest.mark.team
+pytestmark = pytest.mark.slow
 
 MODEL = "understudy-student"
 

@@ -16,7 +16,7 @@ import yaml
 
 from benchmarks.team import Team, team
 
-pytestmark = pytest.mark.team
+pytestmark = pytest.mark.slow
 WORKERS = {"gpu-1": "gpu", "gpu-2": "gpu", "cpu-1": "cpu"}
 
 

@@ -225,6 +225,7 @@ def test_predictions_fit_80_columns_and_errors_stay_whole():
     assert error == f"{broken}: is truncated: it promises 28.792 s and holds 1.400 s"
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_the_next_run_ends_with_the_same_result(
     project: Clone, understudy, runs: Runs, environment: dict[str, str]
 ):

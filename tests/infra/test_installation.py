@@ -50,7 +50,7 @@ def told(checks: list[Check]) -> dict[str, str]:
     return {check.name: "" if check.state == "works" else check.detail for check in checks}
 
 
-@pytest.mark.team
+@pytest.mark.slow
 @pytest.mark.usefixtures("clients")
 def test_a_whole_installation_is_in_order_and_what_breaks_is_named(
     clone: Clone,

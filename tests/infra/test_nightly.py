@@ -49,7 +49,7 @@ def origin(tmp_path: Path) -> Clone:
     return Clone(root)
 
 
-@pytest.mark.team
+@pytest.mark.slow
 def test_the_nightly_run_sends_its_stages_to_the_workers_and_ends_with_every_output(
     origin: Clone,
     prefect_team: Any,

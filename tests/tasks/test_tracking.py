@@ -118,6 +118,44 @@ def test_an_unreachable_server_costs_one_warning(workspace, monkeypatch, tmp_pat
     assert sum("MLflow failed" in str(warning.message) for warning in caught) == 1
 
 
+@pytest.mark.filterwarnings("ignore:MLflow failed")
+def test_what_an_unreachable_server_was_not_told_is_delivered_once_it_answers(workspace, monkeypatch):
+    """One run that MLflow never heard of; another whose server vanishes on the way; both whole in the end."""
+    here, nowhere = tracking.store_uri(workspace), "http://127.0.0.1:9"
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    spool = workspace.root / "work" / "spool"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere)
+    with open_run(workspace, {"a": 1}, {"item": "lost"}) as run:
+        run.log({"loss": 3.0}, step=0)
+        run.log({"loss": 2.0}, step=1)
+    assert len(list(spool.glob("*.json"))) == 1
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
+    with open_run(workspace, training="cut off") as cut:
+        cut.log({"loss": 5.0}, step=0)
+        cut._client = tracking.client(workspace).__class__(tracking_uri=nowhere)
+        cut.log({"loss": 4.0}, step=1)
+    assert stored(workspace, cut.id).info.status == "RUNNING"
+    assert len(list(spool.glob("*.json"))) == 1, "the first was delivered when the second began"
+
+    with open_run(workspace, training="cut off") as going_on:
+        assert stored(workspace, going_on.id).info.status == "RUNNING"
+    assert not list(spool.glob("*.json"))
+    late = stored(workspace, cut.id)
+    assert late.info.status == "FINISHED"
+    client = tracking.client(workspace)
+    assert [m.value for m in client.get_metric_history(cut.id, "loss")] == [5.0, 4.0]
+    (lost,) = client.search_runs([late.info.experiment_id], "tags.item = 'lost'")
+    assert (lost.info.status, lost.data.params) == ("FINISHED", {"a": "1"})
+    assert lost.info.start_time <= lost.info.end_time < late.info.start_time
+    assert [(m.step, m.value) for m in client.get_metric_history(lost.info.run_id, "loss")] == [
+        (0, 3.0),
+        (1, 2.0),
+    ]
+    tracking.deliver(workspace)
+    assert len(client.search_runs([late.info.experiment_id], "tags.item = 'lost'")) == 1
+
+
 def test_metrics_wait_for_a_store_that_was_away(workspace, tmp_path, monkeypatch):
     """The SQLite file vanishes in mid-training and comes back: the curve has no hole."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
