@@ -220,7 +220,12 @@ def asked(root: Path) -> dict[str, Any]:
         said, seen = inference.training_view_logits(
             committee, learner.shards, clips, 0, batch=3, moments=moments, features=features
         )
-    return {"said": said, "seen": seen, "moments": moments, "features": features, "rendered": rendered}
+    found = {"seen": seen, "moments": moments, "features": features}
+    return {
+        "said": {head: torch.from_numpy(values) for head, values in said.items()},
+        **{name: torch.from_numpy(values) for name, values in found.items()},
+        "rendered": rendered,
+    }
 
 
 def be(rank: int, port: int, root: Path) -> None:
@@ -310,9 +315,9 @@ def test_every_view_of_an_odd_number_of_clips_is_seen_once(root: Path, by_two: l
     assert sorted(shares[0] + shares[1]) == sorted(alone["rendered"]) == sorted(set(alone["rendered"]))
     for made in by_two:
         for head, values in alone["said"].items():
-            assert np.array_equal(made["asked"]["said"][head], values)
+            assert torch.equal(made["asked"]["said"][head], values)
         for name in ("seen", "moments", "features"):
-            assert np.array_equal(made["asked"][name], alone[name])
+            assert torch.equal(made["asked"][name], alone[name])
 
 
 def test_alone_there_is_no_process_group(by_one: Callable[[str], dict[str, Any]]) -> None:

@@ -124,6 +124,7 @@ def test_what_an_unreachable_server_was_not_told_is_delivered_once_it_answers(wo
     here, nowhere = tracking.store_uri(workspace), "http://127.0.0.1:9"
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     spool = workspace.root / "work" / "spool"
+    tracking.deliver(workspace)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nowhere)
     with open_run(workspace, {"a": 1}, {"item": "lost"}) as run:
         run.log({"loss": 3.0}, step=0)
