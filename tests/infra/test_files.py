@@ -254,6 +254,48 @@ def test_the_pool_template_uses_every_variable_and_asks_for_gpus():
     assert all("value" not in entry for entry in container["env"] if SECRET.search(entry["name"]))
 
 
+def test_the_docker_pool_uses_every_variable_asks_for_a_gpu_and_holds_no_secret():
+    text = (INFRA / "docker" / "pool.json").read_text(encoding="utf-8")
+    template = json.loads(text)
+    variables, job = template["variables"]["properties"], template["job_configuration"]
+    assert set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(job))) == set(variables)
+    (gpu,) = variables["devices"]["default"]
+    assert (gpu["Driver"], gpu["Count"], gpu["Capabilities"]) == ("nvidia", 1, [["gpu"]])
+    (entrypoint,) = job["container_create_kwargs"]["entrypoint"]
+    assert (ROOT / Path(entrypoint).relative_to("/opt/understudy")).is_file()
+    assert not SECRET.search(text)
+
+
+def test_a_container_begins_with_secrets_and_a_clone_or_says_what_is_missing(tmp_path: Path):
+    """The pool's entrypoint, run as Docker runs it."""
+    origin, clone, file = tmp_path / "origin", tmp_path / "clone", tmp_path / "secrets"
+    subprocess.run(["git", "init", "-q", str(origin)], check=True)
+    (origin / "dvc.yaml").write_text("stages: {}\n")
+    for command in (["add", "."], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", str(origin), *command], check=True)
+
+    def begun() -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [INFRA / "docker" / "start-run", "sh", "-c", 'echo "$MLFLOW_TRACKING_PASSWORD"'],
+            env={"PATH": os.environ["PATH"], "UNDERSTUDY_CLONE": str(clone), "UNDERSTUDY_SECRETS": str(file)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = begun()
+    assert done.returncode == 2
+    assert "mount infra/.env, filled in, there" in done.stderr
+    file.write_text("MLFLOW_TRACKING_PASSWORD=of-the-test\n")
+    assert "UNDERSTUDY_REPOSITORY: is not set" in begun().stderr
+    with file.open("a") as more:
+        more.write(f"UNDERSTUDY_REPOSITORY={origin}\n")
+    for _ in range(2):
+        done = begun()
+        assert (done.returncode, done.stdout) == (0, "of-the-test\n"), done.stderr
+        assert (clone / "dvc.yaml").is_file()
+
+
 @pytest.mark.parametrize("unit", sorted((INFRA / "systemd").glob("*.service")), ids=lambda unit: unit.name)
 def test_a_unit_calls_a_start_script_and_holds_no_secret(unit: Path):
     parsed = ConfigParser(strict=False, interpolation=None)
