@@ -1,7 +1,8 @@
 """What does a second GPU worker buy? The same pipeline on two and on one, each time from nothing.
 
-Run in a clone whose data/raw is there and whose changes are committed: `python -m benchmarks.workers`. Everything runs
-on this machine (`benchmarks.team`), so workers share its cores.
+`python -m benchmarks.workers [CLONE]`: a clone whose data/raw is there and whose changes are committed; without one, a
+clone in small whose two teachers train for a while (`benchmarks.small`). Everything runs on this machine
+(`benchmarks.team`), so workers share its cores.
 """
 
 import re
@@ -13,12 +14,30 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.small import SPLITS, make_clone, shipped, tiny
 from benchmarks.team import Team, team
 
+EPOCHS = 200
+"""Of a training in small: long enough that it, and not the handing over, takes the time."""
 
-def main() -> None:
+
+def main(arguments: list[str]) -> None:
     """Print the wall time of each, and of every stage as the coordinator saw it."""
-    project = Path.cwd()
+    with TemporaryDirectory(prefix="workers") as folder:
+        _compare(Path(arguments[0]).resolve() if arguments else _small(Path(folder) / "project"))
+
+
+def _small(root: Path) -> Path:
+    params = tiny(shipped())
+    params |= {"fused": {}, "specialists": {}}
+    params["modalities"] = {name: params["modalities"][name] for name in ("rgb", "detections", "audio")}
+    params["students"] = {name: params["students"][name] for name in ("baseline", "student")}
+    for learner in (*params["teachers"].values(), *params["students"].values()):
+        learner["training"] |= {"epochs": EPOCHS}
+    return make_clone(root, params, SPLITS).root
+
+
+def _compare(project: Path) -> None:
     taken: dict[str, tuple[float, dict[str, str]]] = {}
     for count in (2, 1):
         workers = {f"gpu-{number + 1}": "gpu" for number in range(count)} | {"cpu-1": "cpu"}
@@ -42,4 +61,4 @@ def _timed(running: Team) -> tuple[float, dict[str, str]]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
