@@ -114,7 +114,7 @@ def main(arguments: list[str]) -> None:
 def _project(root: Path) -> Path:
     """One teacher, one student, committed."""
     params = tiny(shipped())
-    params |= {"teachers": {"detections": params["teachers"]["detections"]}, "fused": {}, "specialists": {}}
+    params |= {"teachers": {"detections": params["teachers"]["detections"]}}
     params["modalities"] = {name: params["modalities"][name] for name in ("rgb", "detections")}
     params["students"] = {"baseline": params["students"]["baseline"]}
     budget = params["teachers"]["detections"]["training"]

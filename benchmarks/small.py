@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import av
 import numpy as np
+import psutil
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +30,21 @@ SPLITS = ("train",) * 8 + ("val",) * 2 + ("test",) * 2
 
 SECRET = "never-to-be-written-57f1"
 """In every variable that holds one, of each command."""
+
+
+def survivors(family: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those of a killed process's children that still run, 15 s later at most; a zombie has ended."""
+
+    def runs(process: psutil.Process) -> bool:
+        try:
+            return process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    deadline = time.monotonic() + 15
+    while (left := [process for process in family if runs(process)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
 
 
 @dataclass(frozen=True)
@@ -118,7 +135,6 @@ def tiny(params: dict[str, Any]) -> dict[str, Any]:
     params["seeds"] = [0]
     params["views"] |= {"frames": 4, "size": 32, "per_clip": 1}
     params["modalities"]["rgb"] |= {"shards": 2, "short_side": 40}
-    params["modalities"]["flow"] |= {"shards": 2, "short_side": 32}
     params["teachers"] = {name: params["teachers"][name] for name in ("detections", "audio")}
     for learner in (*params["teachers"].values(), *params["students"].values()):
         learner["training"] = learner["training"] | training
@@ -135,6 +151,14 @@ def tiny(params: dict[str, Any]) -> dict[str, Any]:
     params["students"]["student"]["method"] |= dict.fromkeys(
         ("temperature", "divergence", "distillation_weight"), "auto"
     )
+    params["modalities"] = {name: params["modalities"][name] for name in ("rgb", "detections", "audio")}
+    params |= {"fused": {}, "specialists": {}}
+    params["evaluate"] |= {"clips": [1], "crops": [1], "bootstrap": 20}
+    return params
+
+
+def with_fusion(params: dict[str, Any]) -> dict[str, Any]:
+    """What `tiny` gave, and a fused teacher, its specialists, and a student that is routed among them."""
     budget = params["students"]["student"]["training"]
     params["fused"] = {
         "both": {
@@ -171,7 +195,6 @@ def tiny(params: dict[str, Any]) -> dict[str, Any]:
             "head_weights": None,
         },
     }
-    params["evaluate"] |= {"clips": [1], "crops": [1], "bootstrap": 20}
     return params
 
 

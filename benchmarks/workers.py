@@ -29,9 +29,6 @@ def main(arguments: list[str]) -> None:
 
 def _small(root: Path) -> Path:
     params = tiny(shipped())
-    params |= {"fused": {}, "specialists": {}}
-    params["modalities"] = {name: params["modalities"][name] for name in ("rgb", "detections", "audio")}
-    params["students"] = {name: params["students"][name] for name in ("baseline", "student")}
     for learner in (*params["teachers"].values(), *params["students"].values()):
         learner["training"] |= {"epochs": EPOCHS}
     return make_clone(root, params, SPLITS).root

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.small import SECRET, SPLITS, Workspace, make_clone, shipped, tiny
+from benchmarks.small import SECRET, SPLITS, Workspace, make_clone, shipped, tiny, with_fusion
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def team_clone(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A clone with more test clips, one teacher and one student, nothing run yet."""
     params = tiny(shipped())
     detections = params["teachers"]["detections"] | {"folds": 1}
-    params |= {"teachers": {"detections": detections}, "fused": {}, "specialists": {}}
+    params |= {"teachers": {"detections": detections}}
     params["modalities"] = {name: params["modalities"][name] for name in ("rgb", "detections")}
     params["students"] = {"baseline": params["students"]["baseline"]}
     params["views"] |= {"per_clip": 4}
@@ -38,10 +38,21 @@ def secret_holders() -> Callable[..., list[Path]]:
     return found
 
 
+def _finished(clone: Workspace) -> Workspace:
+    done = clone.understudy("run", "--verbose")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert SECRET not in done.stdout + done.stderr
+    return clone
+
+
 @pytest.fixture(scope="session")
 def finished(small_clone: Workspace) -> Workspace:
     """The clone after its first `understudy run --verbose`."""
-    done = small_clone.understudy("run", "--verbose")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert SECRET not in done.stdout + done.stderr
-    return small_clone
+    return _finished(small_clone)
+
+
+@pytest.fixture(scope="session")
+def fused(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A clone with a fused teacher, specialists and a routed student, after its first run."""
+    params = with_fusion(tiny(shipped()))
+    return _finished(make_clone(tmp_path_factory.mktemp("fused") / "clone", params, SPLITS))

@@ -10,6 +10,8 @@ import psutil
 import pytest
 import yaml
 
+from benchmarks.small import survivors
+
 pytestmark = pytest.mark.slow
 
 STUDY = {
@@ -58,11 +60,6 @@ def checkpoints(workspace) -> dict[str, int]:
 def studied(small_clone, tmp_path_factory):
     """A copy of the clone, and what a study printed that goes on where a SIGKILL ended it."""
     workspace = small_clone.copy(tmp_path_factory.mktemp("study") / "clone")
-    params = yaml.safe_load((workspace.root / "params.yaml").read_text())
-    del params["modalities"]["flow"]  # no teacher sees it
-    params |= {"fused": {}, "specialists": {}}  # no method of the study hears them
-    params["students"] = {name: params["students"][name] for name in ("baseline", "student")}
-    (workspace.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     (workspace.root / "study.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
     killed = workspace.start("flows.cli", "study", "study.yaml")
     lock = workspace.root / ".understudy" / "studies" / "small" / "squares" / "dvc.lock"
@@ -71,7 +68,7 @@ def studied(small_clone, tmp_path_factory):
     family = psutil.Process(killed.pid).children(recursive=True)
     killed.kill()
     killed.wait()
-    assert not psutil.wait_procs(family, timeout=15)[1]
+    assert not survivors(family)
     return workspace, run(workspace, STUDY)
 
 

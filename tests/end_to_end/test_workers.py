@@ -22,17 +22,10 @@ WORKERS = {"gpu-1": "gpu", "gpu-2": "gpu", "cpu-1": "cpu"}
 
 @pytest.fixture(scope="module")
 def crew(small_clone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    """The small clone without fused teachers, and two gpu workers and one cpu worker."""
+    """The small clone, and two gpu workers and one cpu worker."""
     folder = tmp_path_factory.mktemp("workers")
     project = small_clone.copy(folder / "project")
-    file = project.root / "params.yaml"
     do(project.root, project.environment, "git", "checkout", "--quiet", "params.yaml")
-    params = yaml.safe_load(file.read_text())
-    del params["modalities"]["flow"]  # no teacher sees it
-    params |= {"fused": {}, "specialists": {}}
-    params["students"] = {name: params["students"][name] for name in ("baseline", "student")}
-    file.write_text(yaml.safe_dump(params, sort_keys=False))
-    do(project.root, project.environment, "git", "commit", "--quiet", "--all", "--message", "less")
     with team(project.root, folder / "team", WORKERS) as running:
         yield running
 

@@ -17,6 +17,7 @@ import yaml
 
 from flows.clone import Clone
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 FLOW = """\
 import os, pathlib, time
@@ -217,7 +218,6 @@ def test_the_command_says_what_it_did_and_what_is_missing(clone: Clone, prefect_
     assert done.stdout == f"{prefect_team.url}: nothing to change\n"
 
 
-@pytest.mark.slow
 def test_a_worker_runs_it_and_a_failure_and_a_challenger_reach_the_webhook(
     clone: Clone,
     client: Any,
@@ -258,7 +258,6 @@ def test_a_worker_runs_it_and_a_failure_and_a_challenger_reach_the_webhook(
     assert texts[1] == 'understudy-student, version 7 beats the champion: top-1 0.52 to "0.61"'
 
 
-@pytest.mark.slow
 def test_a_crashed_run_is_started_again_twice_and_no_more(
     clone: Clone,
     client: Any,
@@ -295,7 +294,6 @@ def test_a_crashed_run_is_started_again_twice_and_no_more(
     assert worker.poll() is None, "the worker outlives its runs"
 
 
-@pytest.mark.slow
 def test_a_coordinators_clone_is_taken_to_the_newest_commit_first(
     clone: Clone,
     client: Any,
@@ -352,7 +350,6 @@ def test_a_schedule_makes_runs(clone: Clone, client: Any, eventually: Waiting):
     assert all("understudy" in run.tags for run in due())
 
 
-@pytest.mark.slow
 def test_a_run_whose_worker_is_killed_is_noticed_and_goes_on_elsewhere(
     clone: Clone,
     client: Any,

@@ -16,6 +16,7 @@ import pytest
 from flows.clone import Clone
 from flows.doctor import Check
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 DVC = [sys.executable, "-m", "dvc"]
 Waiting = Callable[[Callable[[], object], float, str], None]
@@ -50,7 +51,6 @@ def told(checks: list[Check]) -> dict[str, str]:
     return {check.name: "" if check.state == "works" else check.detail for check in checks}
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("clients")
 def test_a_whole_installation_is_in_order_and_what_breaks_is_named(
     clone: Clone,

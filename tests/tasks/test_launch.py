@@ -132,6 +132,7 @@ def test_a_stage_of_two_devices_writes_once_what_one_would_write(make: Callable[
     assert second == first
 
 
+@pytest.mark.slow
 def test_killed_with_its_ranks_and_gone_on_by_another_number(
     make: Callable[..., Workspace], small_params: dict[str, Any]
 ) -> None:

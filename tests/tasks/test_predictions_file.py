@@ -117,6 +117,7 @@ def predict_command(videos, model, out):
     return [sys.executable, "-m", "flows.cli", "predict", str(videos), *options]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_killed_it_goes_on_and_ends_with_the_same_file(films, model, tmp_path, suffix):
     folder = tmp_path / "videos"

@@ -338,6 +338,7 @@ def kill(*jobs):
     assert ended.stdout.split() == [str(int(signal.SIGKILL))] * len(jobs), ended.stderr
 
 
+@pytest.mark.slow
 def test_killed_in_a_promotion_the_same_command_ends_right(copied, values):
     """Written down, previous, champion, challenger gone, told twice: the seventh step erases the note."""
     cut = {after: copied(f"after-{after}") for after in range(1, 7)}
@@ -352,6 +353,7 @@ def test_killed_in_a_promotion_the_same_command_ends_right(copied, values):
         assert "move_in_progress" not in told.tags
 
 
+@pytest.mark.slow
 def test_killed_in_a_rollback_the_same_command_ends_right(copied, values):
     cut = {after: copied(f"after-{after}") for after in range(1, 6)}
     for workspace in cut.values():
