@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import boto3
 import psutil
@@ -26,7 +27,6 @@ from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_URL,
     PREFECT_HOME,
-    Setting,
     temporary_settings,
 )
 
@@ -156,7 +156,7 @@ class Team:
     parts: Mapping[str, Part]
     store: Store
     environment: dict[str, str]
-    settings: dict[Setting, object]
+    settings: dict[Any, Any]
 
     def understudy(self, *arguments: str, timeout_s: float = 1200) -> "subprocess.CompletedProcess[str]":
         """Run the command in the coordinator's clone, to its end."""
@@ -203,7 +203,7 @@ def team(project: Path, folder: Path, workers: Mapping[str, str]) -> Iterator[Te
         begin("mlflow", _mlflow(ports[1], folder, environment))
         coordinator = folder / "coordinator"
         _publish(project, coordinator, folder / "origin.git", store.address, environment)
-        settings: dict[Setting, object] = {
+        settings: dict[Any, Any] = {
             PREFECT_API_URL: environment["PREFECT_API_URL"],
             PREFECT_API_AUTH_STRING: auth,
             PREFECT_HOME: folder / "prefect" / "client",

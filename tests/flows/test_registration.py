@@ -37,6 +37,8 @@ def judged(root: Path, outcome: str) -> Clone:
     for folder in (release, gate):
         folder.mkdir(parents=True)
     (release / "release.json").write_text(json.dumps({"name": str(root)}))
+    params = (ROOT / "params.yaml").read_text()
+    (root / "params.yaml").write_text(params.replace("promote: manual", "promote: ask"))
     verdict = {"version": "7", "outcome": outcome, "summary": f"version 7 {outcome} {root.name}"}
     verdict["release_digest"] = file_digest(release / "release.json")
     (gate / "verdict.json").write_text(json.dumps(verdict))
@@ -45,7 +47,7 @@ def judged(root: Path, outcome: str) -> Clone:
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_the_verdict_is_an_artifact_and_a_pass_an_event(tmp_path: Path):
+def test_the_verdict_is_an_artifact_and_a_pass_an_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     from prefect import flow
     from prefect.client.orchestration import get_client
 
@@ -58,6 +60,7 @@ def test_the_verdict_is_an_artifact_and_a_pass_an_event(tmp_path: Path):
         publish_verdict(Clone(tmp_path))  # nothing was released there
 
     telling()
+    assert capsys.readouterr().out.count("nobody can be asked here (approve/approval)") == 1
     with get_client(sync_client=True) as client:
         artifacts = client.request("POST", "/artifacts/filter", json={"sort": "CREATED_DESC"}).json()
         told = [artifact["data"] for artifact in artifacts if artifact["key"] == "gate"]

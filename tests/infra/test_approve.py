@@ -42,7 +42,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
     client.set_registered_model_alias(MODEL, "champion", "1")
     client.set_registered_model_alias(MODEL, "challenger", "3")
     for version in made[1:]:
-        checks = [Check("top1", True, "top-1 of the action 61 % against 52 %")]
+        checks = [Check("top1", True, 0.09, 0.0, "top-1 of the action 61 % against 52 %")]
         verdict = Verdict(str(version.version), "1", "passed", "action", 136, checks)
         key = promotion._key(load(workspace.params), version, made[0])
         client.set_model_version_tag(MODEL, version.version, "gate_json", json.dumps(verdict.as_json()))
@@ -94,12 +94,12 @@ def test_who_says_yes_moves_the_champion_and_who_says_no_leaves_it(
     state = ends(no)
     assert (state.name, state.is_completed()) == ("Declined", True)
     assert state.message == "version 2 was declined: Ada in Prefect: cups"
-    assert registry.get_registered_model(MODEL).aliases == {"champion": "1", "challenger": "3"}
+    assert registry.get_registered_model(MODEL).aliases == {"champion": 1, "challenger": 3}
 
     resume_flow_run(yes.id, run_input={"version": "3", "promote": True, "who": "Grace", "reason": "sharper"})
     state = ends(yes)
     assert state.is_completed(), state.message
     found = registry.get_registered_model(MODEL)
-    assert found.aliases == {"champion": "3", "previous": "1"}
+    assert found.aliases == {"champion": 3, "previous": 1}
     assert "Grace in Prefect: sharper; gate: version 3 passed" in found.description
     assert "version 2 was declined: Ada" in found.description
