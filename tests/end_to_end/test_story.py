@@ -1,6 +1,9 @@
 """A team's story against a real MLflow server: a good release, a worse one, a better one, and what became of them."""
 
+import base64
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import yaml
@@ -60,6 +64,52 @@ def change(clone: Any, learning_rate: float, head_weights: dict[str, float] | No
     student["training"] |= {"epochs": 40, "learning_rate": learning_rate}
     student["method"] |= {"head_weights": head_weights}
     file.write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def served(clone: Any, model: str, video: Path, log: Path) -> str:
+    """The verb that `mlflow models serve` answers for a video that is sent to it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", model]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=clone.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        until = time.monotonic() + 180
+        while not _answers(f"http://127.0.0.1:{port}/ping"):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.2)
+        content = "data:video/mp4;base64," + base64.b64encode(video.read_bytes()).decode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations",
+            json.dumps({"dataframe_records": [{"video": content}]}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            (found,) = json.load(answer)["predictions"]
+        return str(found["verb"])
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def shoot(pages: dict[str, str]) -> None:
+    """Pictures of pages, for the documentation, where UNDERSTUDY_TEST_PICTURES names a folder for them."""
+    if folder := os.environ.get("UNDERSTUDY_TEST_PICTURES"):
+        for name, url in pages.items():
+            picture = Path(folder) / f"{name}.png"
+            command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+            command += [
+                "--window-size=1400,1100",
+                "--virtual-time-budget=20000",
+                f"--screenshot={picture}",
+                url,
+            ]
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
 
 
 def test_a_good_a_worse_and_a_better_release(team_clone: Any, server: str, tmp_path: Path):
@@ -120,6 +170,8 @@ def test_a_good_a_worse_and_a_better_release(team_clone: Any, server: str, tmp_p
     assert asked.returncode == 0, asked.stderr
     assert json.loads(asked.stdout)[0]["heads"]["verb"][0][0] == "left"
 
+    assert served(clone, f"models:/{MODEL}@champion", video, tmp_path / "served.log") == "left"
+
     back = clone.understudy("rollback", "--reason", "misses blue squares")
     assert "version 3 rolled back to version 1" in back.stdout, back.stderr
     assert aliases() == {"champion": 1, "previous": 3}
@@ -139,3 +191,15 @@ def test_a_good_a_worse_and_a_better_release(team_clone: Any, server: str, tmp_p
     assert {found.data.tags["mlflow.parentRunId"] for found in nested} == pipelines
     assert {found.data.tags["stage"] for found in nested} == {"train_teacher", "distill", "register"}
     assert {found.info.status for found in runs} == {"FINISHED"}
+
+    students = [found.info.run_id for found in nested if found.data.tags["stage"] == "distill"]
+    shoot(
+        {
+            "runs": f"{server}/#/experiments/{experiment.experiment_id}",
+            "run-comparison": f"{server}/#/compare-runs?runs={quote(json.dumps(students))}"
+            f"&experiments={quote(json.dumps([experiment.experiment_id]))}",
+            "registry-version": f"{server}/#/models/{MODEL}/versions/3",
+            "registry-history": f"{server}/#/models/{MODEL}",
+            "versus": page.as_uri(),
+        }
+    )
