@@ -79,6 +79,17 @@ def take_inputs(clone: Clone, stage: str) -> None:
             _persistently("pull", lambda: repo.pull(targets=_targets(clone, before), force=True))
 
 
+def take_tracked(clone: Clone) -> None:
+    """Have the clone hold exactly the data that its .dvc files name.
+
+    Raises:
+        InfrastructureError: the remote failed, again and again, or does not have it.
+    """
+    with _opened(clone) as repo:
+        if tracked := [stage_name(each) for each in repo.index.graph if each.is_data_source]:
+            _persistently("pull", lambda: repo.pull(targets=_targets(clone, tracked), force=True))
+
+
 def _keep_only(folder: Path, outs: Sequence[Path]) -> None:
     """Empty a folder that holds outputs of several stages of all that is none: outputs of another commit."""
     if not folder.is_dir() or not any(folder in out.parents for out in outs):

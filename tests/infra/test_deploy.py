@@ -294,7 +294,7 @@ def test_a_crashed_run_is_started_again_twice_and_no_more(
     assert worker.poll() is None, "the worker outlives its runs"
 
 
-def test_a_coordinators_clone_is_taken_to_the_newest_commit_first(
+def test_a_coordinators_clone_is_taken_to_the_newest_commit_and_its_data_first(
     clone: Clone,
     client: Any,
     start_worker: Callable[..., Any],
@@ -302,7 +302,7 @@ def test_a_coordinators_clone_is_taken_to_the_newest_commit_first(
     eventually: Waiting,
     tmp_path: Path,
 ):
-    """By the pull steps of pipeline/nightly, whatever a run left of dvc.lock."""
+    """By the pull steps of pipeline/nightly, whatever a run left of dvc.lock; a clone that never saw the data, too."""
     from flows.deploy import declared, deploy
 
     nightly = next(entry for entry in declared(ROOT / "infra" / "prefect.yaml") if entry["name"] == "nightly")
@@ -315,22 +315,35 @@ def test_a_coordinators_clone_is_taken_to_the_newest_commit_first(
         command = ["git", "-C", str(folder), *own, *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
+    def dvc(*arguments: str) -> None:
+        command = [sys.executable, "-m", "dvc", *arguments]
+        subprocess.run(command, cwd=origin, check=True, capture_output=True)
+
+    def publish(word: str) -> None:
+        (origin / "dvc.lock").write_text(f"schema: '2.0'\n# {word}\n")
+        (origin / "videos").mkdir(exist_ok=True)
+        (origin / "videos" / "a.mp4").write_text(word)
+        dvc("add", "--quiet", "videos")
+        dvc("push", "--quiet")
+        git(origin, "add", ".")
+        git(origin, "commit", "-qm", word)
+
     origin.mkdir()
     git(origin, "init", "-q")
+    dvc("init", "-q")
+    dvc("remote", "add", "-q", "--default", "storage", str(tmp_path / "remote"))
     (origin / "dvc.yaml").write_text("stages: {}\n")
-    (origin / "dvc.lock").write_text("old\n")
-    git(origin, "add", ".")
-    git(origin, "commit", "-qm", "old")
+    publish("old")
     git(tmp_path, "clone", "-q", str(origin), str(working))
-    (working / "dvc.lock").write_text("of a run\n")
-    (origin / "dvc.lock").write_text("new\n")
-    git(origin, "commit", "-qam", "new")
+    (working / "dvc.lock").write_text("schema: '2.0'\n# of a run\n")
+    publish("new")
     start_worker("cpu", working, PYTHONPATH=os.environ["PYTHONPATH"])
     run = run_toy()
     eventually(lambda: client.read_flow_run(run.id).state.is_final(), 300, "the run ends")
     assert client.read_flow_run(run.id).state.is_completed()
     assert git(working, "rev-parse", "HEAD") == git(origin, "rev-parse", "HEAD")
-    assert (working / "dvc.lock").read_text() == "new\n"
+    assert (working / "dvc.lock").read_text().endswith("# new\n")
+    assert (working / "videos" / "a.mp4").read_text() == "new"
 
 
 def test_a_schedule_makes_runs(clone: Clone, client: Any, eventually: Waiting):

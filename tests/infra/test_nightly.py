@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[2]
 DVC_YAML = """\
 stages:
   ingest:
-    cmd: cp source.txt index.txt
+    cmd: cat raw/a.txt > index.txt
     meta: {queue: cpu, phase: extract}
-    deps: [source.txt]
+    deps: [raw]
     outs: [index.txt]
   train_teacher:
     cmd: tr a-z A-Z < index.txt > teacher.txt
@@ -29,12 +29,13 @@ stages:
 
 @pytest.fixture
 def origin(tmp_path: Path) -> Clone:
-    """What everybody clones: two stages, this project's deployments, a DVC remote in a folder."""
+    """What everybody clones: two stages, data that DVC tracks, this project's deployments, a DVC remote in a folder."""
     root = tmp_path / "origin"
     (root / "infra").mkdir(parents=True)
     shutil.copy(ROOT / "infra" / "prefect.yaml", root / "infra")
     (root / "dvc.yaml").write_text(DVC_YAML)
-    (root / "source.txt").write_text("words")
+    (root / "raw").mkdir()
+    (root / "raw" / "a.txt").write_text("words")
     (root / ".gitignore").write_text("index.txt\nteacher.txt\n.understudy/\n")
     dvc = [sys.executable, "-m", "dvc"]
     own = ["git", "-c", "user.name=team", "-c", "user.email=team@localhost"]
@@ -42,6 +43,8 @@ def origin(tmp_path: Path) -> Clone:
         ["git", "init", "-q"],
         [*dvc, "init", "-q"],
         [*dvc, "remote", "add", "-q", "--default", "storage", str(tmp_path / "remote")],
+        [*dvc, "add", "-q", "raw"],
+        [*dvc, "push", "-q"],
         ["git", "add", "."],
         [*own, "commit", "-qm", "first"],
     ):
