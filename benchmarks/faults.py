@@ -1,9 +1,9 @@
 """What does a fault cost? Runs on three workers, into each of which something is killed at a random moment.
 
 `python -m benchmarks.faults [RUNS]`, 20 unless told otherwise. Each run trains the teacher of a clone in small anew and
-writes down what it says (`benchmarks.small`), so that each has to end in the bytes of the run in which nothing happened.
-A run that ends otherwise, or needs a person, is a failure of ours. What systemd does on a team's machines is done here: a
-server or worker that was killed is begun again after 10 s.
+writes down what it says (`benchmarks.small`), so that each has to end in the bytes of the run in which nothing
+happened. A run that ends otherwise, or needs a person, is a failure of ours. What systemd does on a team's machines is
+done here: a server or worker that was killed is begun again after 10 s.
 """
 
 import random

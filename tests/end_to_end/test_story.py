@@ -104,7 +104,7 @@ def shoot(pages: dict[str, str]) -> None:
             picture = Path(folder) / f"{name}.png"
             command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
             command += [
-                "--window-size=1400,1100",
+                "--window-size=1700,2000",
                 "--virtual-time-budget=20000",
                 f"--screenshot={picture}",
                 url,
@@ -195,8 +195,7 @@ def test_a_good_a_worse_and_a_better_release(team_clone: Any, server: str, tmp_p
     students = [found.info.run_id for found in nested if found.data.tags["stage"] == "distill"]
     shoot(
         {
-            "runs": f"{server}/#/experiments/{experiment.experiment_id}",
-            "run-comparison": f"{server}/#/compare-runs?runs={quote(json.dumps(students))}"
+            "registry-runs": f"{server}/#/compare-runs?runs={quote(json.dumps(students))}"
             f"&experiments={quote(json.dumps([experiment.experiment_id]))}",
             "registry-version": f"{server}/#/models/{MODEL}/versions/3",
             "registry-history": f"{server}/#/models/{MODEL}",
