@@ -281,6 +281,7 @@ def _publish(
     here("dvc", "commit", "--quiet", "--force", "data.dvc")
     here("dvc", "remote", "add", "--default", "storage", f"s3://{BUCKET}/dvc")
     here("dvc", "remote", "modify", "storage", "endpointurl", store)
+    here("dvc", "push", "--quiet", "data.dvc")
     here("git", "commit", "--quiet", "--all", "--message", "remote")
     here("git", "clone", "--quiet", "--bare", str(coordinator), str(origin))
     here("git", "remote", "set-url", "origin", str(origin))

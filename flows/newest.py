@@ -17,8 +17,9 @@ def check_out_newest() -> dict[str, str]:
         the folder that the flow starts in.
 
     Raises:
-        UserError: another run is going on in the clone, or git cannot reach where it was cloned from.
-        InfrastructureError: the DVC remote failed, again and again, or does not have the data.
+        UserError: another run is going on in the clone, git cannot reach where it was cloned from, or nobody pushed
+            the data.
+        InfrastructureError: the DVC remote failed, again and again.
     """
     clone = of_flow(None)
     with clone.only_run():

@@ -83,7 +83,8 @@ def take_tracked(clone: Clone) -> None:
     """Have the clone hold exactly the data that its .dvc files name.
 
     Raises:
-        InfrastructureError: the remote failed, again and again, or does not have it.
+        UserError: the remote does not hold them.
+        InfrastructureError: the remote failed, again and again.
     """
     with _opened(clone) as repo:
         if tracked := [stage_name(each) for each in repo.index.graph if each.is_data_source]:
@@ -114,10 +115,17 @@ def _targets(clone: Clone, names: Sequence[str]) -> list[str]:
 
 
 def _persistently(what: str, transfer: Callable[[], object]) -> None:
+    from dvc.exceptions import CheckoutError
+
     for pause_s in (*PAUSES_S, None):
         try:
             transfer()
             return
+        except CheckoutError as error:
+            raise UserError(
+                f"the DVC remote does not hold all that this commit names: {error}",
+                remedy="push it from where it was committed: dvc push",
+            ) from None
         except Exception as error:  # each kind of remote has its own
             if pause_s is None:
                 raise InfrastructureError(f"dvc {what} failed {len(PAUSES_S) + 1} times: {error}") from error
