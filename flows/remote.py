@@ -86,9 +86,21 @@ def take_tracked(clone: Clone) -> None:
         UserError: the remote does not hold them.
         InfrastructureError: the remote failed, again and again.
     """
+    from dvc.exceptions import CheckoutError
+
     with _opened(clone) as repo:
-        if tracked := [stage_name(each) for each in repo.index.graph if each.is_data_source]:
+        tracked = [stage_name(each) for each in repo.index.graph if each.is_data_source]
+        if not tracked:
+            return
+        try:
             _persistently("pull", lambda: repo.pull(targets=_targets(clone, tracked), force=True))
+        except InfrastructureError as error:
+            if not isinstance(error.__cause__, CheckoutError):
+                raise
+            raise UserError(
+                f"the DVC remote does not hold all that this commit names: {error}",
+                remedy="push it from where it was committed: dvc push",
+            ) from None
 
 
 def _keep_only(folder: Path, outs: Sequence[Path]) -> None:
@@ -115,17 +127,10 @@ def _targets(clone: Clone, names: Sequence[str]) -> list[str]:
 
 
 def _persistently(what: str, transfer: Callable[[], object]) -> None:
-    from dvc.exceptions import CheckoutError
-
     for pause_s in (*PAUSES_S, None):
         try:
             transfer()
             return
-        except CheckoutError as error:
-            raise UserError(
-                f"the DVC remote does not hold all that this commit names: {error}",
-                remedy="push it from where it was committed: dvc push",
-            ) from None
         except Exception as error:  # each kind of remote has its own
             if pause_s is None:
                 raise InfrastructureError(f"dvc {what} failed {len(PAUSES_S) + 1} times: {error}") from error
