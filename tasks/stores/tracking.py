@@ -48,7 +48,7 @@ _SHORT = re.compile(r"@(?P<alias>[\w-]+)|v(?P<version>\d+)")
 _TRAINING_TAG = "training"
 _STORY_TAG = "story"
 _PIPELINE_TAG, _PARENT_TAG = "pipeline_run", "mlflow.parentRunId"
-_RETRY_AFTER_S = 60.0
+_RETRY_AFTER_S, _RETRY_AT_LEAST_EVERY_S = 60.0, 1800.0
 LONGEST_PARAM = 6000
 _PARAMS_A_BATCH = 100
 _METRICS_A_BATCH = 1000
@@ -225,7 +225,7 @@ class Run:
         self._workspace, self._story, self._late = workspace, story, late
         self._client: MlflowClient | None = None
         self._parent = ""
-        self._silent_until = 0.0
+        self._silent_until, self._silence_s = 0.0, _RETRY_AFTER_S
         self._warned = False
 
     @property
@@ -327,9 +327,12 @@ class Run:
         try:
             step()
         except Exception as error:  # each store has its own
-            self._silent_until = time.monotonic() + _RETRY_AFTER_S
+            # A server that answers nothing costs a minute each time it is asked, so it is asked less and less.
+            self._silent_until = time.monotonic() + self._silence_s
+            self._silence_s = min(2 * self._silence_s, _RETRY_AT_LEAST_EVERY_S)
             self._warn(error)
             return False
+        self._silence_s = _RETRY_AFTER_S
         return True
 
     def _warn(self, error: Exception) -> None:
