@@ -1,5 +1,6 @@
 """What an executor is: it brings one stage up to date, here or elsewhere. Knows nothing of Prefect."""
 
+import signal
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +11,10 @@ from tasks.errors import InfrastructureError
 
 ExecutorName = Literal["local", "workers"]
 """Where the stages of a run are made: on this machine, or on whichever workers are free."""
+
+
+KILLED = 128 + signal.SIGKILL
+"""The exit code of what a SIGKILL ended, as a shell tells it."""
 
 
 class Outcome(StrEnum):
@@ -36,8 +41,8 @@ class StageFailed(Exception):
 
     @property
     def worth_retrying(self) -> bool:
-        """Whether a disk, network or store failed, not the stage."""
-        return self.exit_code == InfrastructureError.exit_code
+        """Whether a disk, network or store failed, or the stage was killed, as where memory ends."""
+        return self.exit_code in (InfrastructureError.exit_code, KILLED)
 
 
 class Executor(Protocol):

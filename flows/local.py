@@ -184,7 +184,8 @@ def _exit_code(last: deque[str], code: int) -> int:
     """The stage's exit code, which DVC only tells in words; 1 where DVC itself failed."""
     for line in reversed(last):
         if match := _EXIT.search(line):
-            return abs(int(match.group(1)))
+            told = int(match.group(1))
+            return told if told >= 0 else 128 - told  # ended by a signal: as a shell tells it
     return code if code >= 128 and code != 255 else 1
 
 

@@ -80,12 +80,15 @@ def test_a_failure_stops_its_followers_and_nobody_else(project: Clone, runs: Run
     assert run(project)["evaluate"] == "ran"
 
 
-def test_an_infrastructure_failure_is_tried_again(project: Clone, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("end", ["sys.exit(75)", "os.kill(os.getpid(), 9)"], ids=["infrastructure", "killed"])
+def test_what_is_no_fault_of_the_stage_is_tried_again(
+    project: Clone, monkeypatch: pytest.MonkeyPatch, end: str
+):
     from flows import coordinator as module
 
     monkeypatch.setattr(module.stage, "retry_delay_seconds", [0, 0])
     flaky = "import os, sys\nif os.path.exists('tried'): open(sys.argv[3], 'w').close(); sys.exit(0)\n"
-    (project.root / "stage.py").write_text(flaky + "open('tried', 'w').close()\nsys.exit(75)\n")
+    (project.root / "stage.py").write_text(flaky + f"open('tried', 'w').close()\n{end}\n")
     assert run(project, targets=["aside"]) == {"aside": "ran"}
 
 
