@@ -97,6 +97,7 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
         version, aliases = str(registered.version), _aliases(client)
         is_first = aliases.get(CHAMPION) == version and len(_versions(client)) == 1
         if not is_first and aliases.get(CHALLENGER) != version:
+            _show_as_told(params, workspace, registered)
             return
         champion = _champion(client, aliases, version)
         key = _key(params, registered, champion)
@@ -110,6 +111,15 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
             move = _promotion(aliases, version, "by the gate (gate.promote: auto)", verdict.summary)
             _carry_out(client, move)
             print(f"gate: {move.words}")
+
+
+def _show_as_told(params: Params, workspace: Workspace, version: "ModelVersion") -> None:
+    """Have reports/gate show what the gate said of a version, judged elsewhere, that is no challenger any more."""
+    told, key = version.tags.get(_VERDICT), version.tags.get(_KEY)
+    if told and key and _local(workspace, key) is None:
+        verdict = Verdict.of_json(json.loads(told))
+        page = render(None, verdict, params.evaluate.bins)
+        _write_report(workspace, verdict, page, key, version.tags["release_digest"])
 
 
 def judged(name: str, params: Params, workspace: Workspace) -> Verdict:

@@ -238,6 +238,11 @@ def test_params_may_say_that_passing_is_enough(workspace, values, capsys):
         "version 3 promoted in place of version 1 by the gate (gate.promote: auto)" in capsys.readouterr().out
     )
     assert aliases(workspace) == {"champion": 3, "previous": 1}
+    # The clone of a coordinator whose worker judged and promoted shows it, too.
+    shutil.rmtree(workspace.gate)
+    register.run(parsed(values), workspace)
+    told = json.loads((workspace.gate / "verdict.json").read_text())
+    assert (told["version"], told["outcome"]) == ("3", "passed")
 
 
 def test_test_clips_that_changed_are_shown_to_the_champion_anew(workspace, values):
