@@ -197,7 +197,10 @@ def test_a_good_a_worse_and_a_better_release(team_clone: Any, server: str, tmp_p
         {
             "registry-runs": f"{server}/#/compare-runs?runs={quote(json.dumps(students))}"
             f"&experiments={quote(json.dumps([experiment.experiment_id]))}",
-            "registry-version": f"{server}/#/models/{MODEL}/versions/3",
+            **{
+                f"registry-version-{number}": f"{server}/#/models/{MODEL}/versions/{number}"
+                for number in (1, 2, 3)
+            },
             "registry-history": f"{server}/#/models/{MODEL}",
             "versus": page.as_uri(),
         }
