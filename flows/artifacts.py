@@ -82,8 +82,12 @@ def publish(clone: Clone, done: Collection[str], logger: Logger) -> None:
             description="Teachers, baseline and student on the test split",
         )
     if "register" in done and card.is_file():
+        from tasks.register import without_pictures
+
         create_markdown_artifact(
-            card.read_text(encoding="utf-8"), key="model-card", description="The student that ships"
+            without_pictures(card.read_text(encoding="utf-8")),
+            key="model-card",
+            description="The student that ships",
         )
     if os.environ.get("MLFLOW_TRACKING_URI", "").startswith(("http://", "https://")):
         try:

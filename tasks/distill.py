@@ -1,21 +1,23 @@
 """Stage `distill@<student>`: RGB and a lesson in, a student out. The baseline is a student of labels alone."""
 
 import itertools
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from models.distill.method import Method, Taught
 from models.distill.mst import MST
 from models.distill.omnivorous import Omnivorous, alone
+from models.distill.supervised import Supervised
 from tasks.atomic import new_folder, write_json
 from tasks.clips import Clip, label_indices, read_clips, taught_clips
 from tasks.errors import UserError
 from tasks.layout import Workspace
 from tasks.learner import Learner, Lessons, write_curves
 from tasks.lessons import Mixed, apart, mixed
-from tasks.networks import Spec
+from tasks.networks import Committee, Spec
 from tasks.omnivorous import omnivore
 from tasks.params import MODALITY, Params, Student
 from tasks.shards import Shards
@@ -24,6 +26,23 @@ from tasks.training import Epoch
 
 Trial = tuple[Student, dict[str, dict[str, float]]]
 """A student with numbers in place of `auto`, and its figures on validation: action or head → figure → value."""
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The student of one seed.
+
+    Attributes:
+        committee: the network with its temperature.
+        figures: on validation.
+        history: of its training.
+        chosen: what was settled, for student.json.
+    """
+
+    committee: Committee
+    figures: dict[str, dict[str, float]]
+    history: list[Epoch]
+    chosen: dict[str, Any]
 
 
 def run(params: Params, workspace: Workspace, item: str | None) -> None:
@@ -64,8 +83,7 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
     seen = [clip for clip, there in zip(train, learner.seen(train), strict=True) if there]
     if not seen:
         raise UserError("no training clip has RGB frames", remedy="see data/index/quarantine.csv")
-    histories: dict[tuple[int, int], list[Epoch]] = {}
-    figures, chosen = {}, {}
+    made: dict[int, _Made] = {}
     settled: Student | None = None
     learner.check()
     with new_folder(out) as folder:
@@ -80,16 +98,19 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
             learner = replace(learner, method=method)
             shown = _shown(settled, seen)
             if isinstance(method, Omnivorous):
-                fused, histories[seed, 0] = omnivore(learner).train(shown, None, seed, 0)
+                fused, history = omnivore(learner).train(shown, None, seed, 0)
                 network = alone(fused, MODALITY)
             else:
-                network, histories[seed, 0] = learner.train(shown, _of(lesson, train, shown), seed, 0)
-            committee, figures[str(seed)] = learner.finish([network])
+                network, history = learner.train(shown, _of(lesson, train, shown), seed, 0)
+            chosen = _told(settled, lesson) | _routed(bank, history)
+            made[seed] = _Made(*learner.finish([network]), history, chosen)
+        if _may_be_refused(student, params):
+            made = _likelier(made, _by_labels(learner, student, seen))
+        for seed, one in made.items():
             (folder / f"seed-{seed}").mkdir()
-            committee.save(folder / f"seed-{seed}")
-            chosen[str(seed)] = _told(settled, lesson) | _routed(bank, histories[seed, 0])
+            one.committee.save(folder / f"seed-{seed}")
         cost = learner.cost()
-        write_curves(folder / "curves.csv", histories)
+        write_curves(folder / "curves.csv", {(seed, 0): one.history for seed, one in made.items()})
         write_json(
             folder / "student.json",
             {
@@ -101,10 +122,51 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
                 "members": 1,
                 "params_count": cost["params_count"],
                 "gmacs": cost["gmacs"],
-                "validation": figures,
-                "chosen": chosen,
+                "validation": {str(seed): one.figures for seed, one in made.items()},
+                "chosen": {str(seed): one.chosen for seed, one in made.items()},
             },
         )
+
+
+def _may_be_refused(student: Student, params: Params) -> bool:
+    """Whether doing without any lesson is among what `auto` chooses from."""
+    if not isinstance(student.method, Taught):
+        return False
+    weighs = student.method.distillation_weight == "auto" and 0 in params.search.distillation_weight
+    return weighs or student.method.unlabelled_weight == "auto"
+
+
+def _by_labels(learner: Learner, student: Student, seen: list[Clip]) -> dict[int, _Made]:
+    """The same students without any lesson, from the trainings of a baseline where its params are the same."""
+    assert isinstance(student.method, Taught)
+    method = Supervised(kind="supervised", head_weights=student.method.head_weights, label_smoothing=0.0)
+    labelled = [clip for clip in seen if clip.labelled]
+    learner = replace(learner, method=method)
+    made = {}
+    for seed in learner.params.seeds:
+        network, history = learner.train(labelled, None, seed, 0)
+        made[seed] = _Made(*learner.finish([network]), history, {})
+    return made
+
+
+def _likelier(taught: dict[int, _Made], by_labels: dict[int, _Made]) -> dict[int, _Made]:
+    """Those under which the validation clips' actions are likelier, as a mean over the seeds: a lesson may be refused.
+
+    Trained to the end, not for a trial: a lesson pays late (Beyer et al., CVPR 2022, arXiv 2106.05237).
+    """
+
+    def loss(made: Mapping[int, _Made]) -> float:
+        return mean(one.figures["action"]["nll"] for one in made.values())
+
+    told, untold = loss(taught), loss(by_labels)
+    refused = untold < told
+    print(
+        f"auto: validation NLL of the action {told:.4f} by the lesson, {untold:.4f} by labels alone: "
+        + ("the lesson is refused" if refused else "the lesson stays")
+    )
+    kept = by_labels if refused else taught
+    verdict = {"refusal": {"lesson": told, "labels": untold, "refused": refused}}
+    return {seed: replace(kept[seed], chosen=one.chosen | verdict) for seed, one in taught.items()}
 
 
 def _bank(
@@ -202,11 +264,11 @@ def _settle(
     """The student with every `auto` replaced by what did best on validation in a short training.
 
     γ of data-set weights needs no training and is left to `mixed`. λ_KD and λ_GT add up to one; λ_KD = 0 is
-    the baseline, tried once whatever τ, so that a harmful lesson can be refused. τ and γ are those of the trial
-    with the likeliest actions; then every head takes the λ_KD under which it was likeliest itself. Clips without
-    labels are learned from (λ_U = 1), unless doing without any lesson was likeliest of all. The divergence is settled
-    last, at these numbers: a full grid would take as many times longer as there are candidates. Until then it is
-    forward KL; where every λ is 0, it stays so, as it changes nothing.
+    the baseline, tried once whatever τ, for a head that is better off without. τ and γ are those of the trial with
+    the likeliest actions; then every head takes the λ_KD under which it was likeliest itself. Whether any lesson is
+    better than none is not for short trials to say, as lessons pay late: if all heads would be without, they keep the
+    λ_KD of the best trial with a lesson, and `_likelier` decides. The divergence is settled last, at these numbers: a
+    full grid would take as many times longer as there are candidates. Until then it is forward KL.
     """
     if bank is None or not isinstance(student.method, Taught):
         return student
@@ -231,9 +293,11 @@ def _settle(
     best = trials[0]
     if len(trials) > 1:
         found = tried(trials)
-        best = _likeliest(found)
+        best = _likeliest([trial for trial in found if _is_taught(trial[0])] or found)
         if student.method.distillation_weight == "auto":
-            best = _with_shares(best, _shares(best, found, learner.params.class_counts))
+            shares = _shares(best, found, learner.params.class_counts)
+            if any(shares.values()) or _tuned(best)["unlabelled_weight"]:
+                best = _with_shares(best, shares)
     if student.method.divergence == "auto" and _is_taught(best):
         best = _likeliest(tried([_with(best, divergence=name) for name in learner.params.search.divergence]))
     if best != student:

@@ -159,13 +159,14 @@ class Specialists(Section):
 
 
 class Search(Section):
-    """How `auto` is resolved: short trainings, the lowest validation NLL wins."""
+    """How `auto` is resolved: in short trainings the lowest validation NLL wins; then the lesson against none."""
 
     epochs: PositiveInt = Field(description="Epochs of a trial.")
     temperature: list[PositiveFloat] = Field(min_length=1, description="Candidates for τ.")
     distillation_weight: list[Annotated[float, Field(ge=0, le=1)]] = Field(
         min_length=1,
-        description="Candidates for λ_KD; λ_GT is 1 − λ_KD. With 0 among them, no teacher is one.",
+        description="Candidates for λ_KD; λ_GT is 1 − λ_KD. With 0 among them, a head may do without, and the lesson "
+        "may be refused.",
     )
     divergence: list[Curriculum] = Field(
         min_length=1, description="Candidates for the divergence, tried at the τ and λ that did best."

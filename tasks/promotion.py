@@ -27,7 +27,7 @@ from tasks.layout import Workspace
 from tasks.networks import Committee
 from tasks.params import Params
 from tasks.predict import download
-from tasks.register import ABOUT, LONGEST_DESCRIPTION, MODEL
+from tasks.register import ABOUT, LONGEST_DESCRIPTION, MODEL, without_pictures
 from tasks.report.predictions import Model, Prediction, TestSplit
 from tasks.report.tables import prediction_table
 from tasks.scorecard import Scorecard
@@ -302,7 +302,7 @@ def _judge(
             client.delete_model_version_tag(MODEL, version.version, left)
     for name, value in tags.items():
         client.set_model_version_tag(MODEL, version.version, name, value)
-    description = f"{markdown(verdict)}\n\n{ours.card}"[:LONGEST_DESCRIPTION]
+    description = f"{markdown(verdict)}\n\n{without_pictures(ours.card)}"[:LONGEST_DESCRIPTION]
     client.update_model_version(MODEL, version.version, description=description)
     told = client.get_model_version(MODEL, version.version)
     page = render(_versus(told, champion, challenger, against, params), verdict, params.evaluate.bins)

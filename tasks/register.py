@@ -5,6 +5,7 @@ clone (git commit, hashes of dvc.lock) goes to the registry's tags.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -271,7 +272,7 @@ def _register(
             logged.model_uri,
             run_id=opened.info.run_id,
             model_id=logged.model_id,
-            description=card[:LONGEST_DESCRIPTION],
+            description=without_pictures(card)[:LONGEST_DESCRIPTION],
             tags=tags
             | {metric: f"{value:.4f}" for metric, value in figures.items()}
             | _measured(workspace.release)
@@ -456,6 +457,11 @@ def _card(
             "slices": _slices(comparison, release["student"]),
         },
     )
+
+
+def without_pictures(card: str) -> str:
+    """A model card for a page that has no files beside it, as MLflow's and Prefect's: its pictures are named."""
+    return re.sub(r"^!\[(.*)\]\((.*)\)$", r"\1: `\2` among the model's artifacts.", card, flags=re.MULTILINE)
 
 
 def _interval(figures: Mapping[str, Any], metric: str) -> str:

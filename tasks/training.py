@@ -142,10 +142,7 @@ def _one_epoch(
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * rate_factor(training, step, steps)
         batch = batch.to(there)
-        with (
-            torch.autocast(there.type, torch.bfloat16, enabled=training.precision == "bfloat16"),
-            partly(network),
-        ):
+        with arithmetic(training, there), partly(network):
             output = network(batch.inputs)
         output, batch = whole(output, batch, places_of_all, course.moments)
         losses = course.objective(output, batch, step / (training.epochs * steps))
@@ -162,6 +159,11 @@ def _one_epoch(
         for part, value in {"loss": losses.total, **losses.parts, **(losses.figures or {})}.items():
             totals[f"train_{part}"] = totals.get(f"train_{part}", 0.0) + value.item() * len(batch.rows)
     return {part: total / shown for part, total in totals.items()}
+
+
+def arithmetic(training: Training, there: torch.device) -> torch.autocast:
+    """The context in which networks on a device run forward in the training's precision."""
+    return torch.autocast(there.type, torch.bfloat16, enabled=training.precision == "bfloat16")
 
 
 def _refuse_no_number(what: str, value: torch.Tensor, course: Course, epoch: int, batch: int) -> None:

@@ -40,7 +40,7 @@ class DataSet(Section):
 
 
 class Study(Section):
-    """All of STUDY.yaml."""
+    """All of STUDY.yaml, or, where that has `extends: OTHER.yaml`, what differs from that one; see `read`."""
 
     name: Name = Field(description="Of the report's folder and the MLflow experiment.")
     seeds: list[NonNegativeInt] = Field(min_length=1, description="Every network is trained once a seed.")
@@ -111,7 +111,7 @@ class Source:
 
 
 def read(file: Path) -> Source:
-    """Read and check STUDY.yaml.
+    """Read and check STUDY.yaml, what it extends included.
 
     Raises:
         UserError: it is missing, or at fault; names file and row.
@@ -122,7 +122,36 @@ def read(file: Path) -> Source:
         raise UserError("not found", file=file, remedy="benchmarks/study.yaml is one to start from") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read as text ({error})", file=file) from None
-    return Source(file, text, validated(Study, read_yaml(text, file), text, file))
+    values = read_yaml(text, file)
+    if isinstance(values, dict) and "extends" in values:
+        values = _extended(values, text, file)
+    return Source(file, text, validated(Study, values, text, file))
+
+
+def _extended(values: Mapping[str, Any], text: str, file: Path) -> dict[str, Any]:
+    """The values of a study that extends another: that one's, with its own in their place.
+
+    Data sets are its own alone. A method of the other that is null here is left out.
+    """
+    own = {key: value for key, value in values.items() if key != "extends"}
+    other = (file.parent / Path(str(values["extends"])).expanduser()).resolve()
+    if not other.is_file():
+        raise UserError(
+            f"extends: there is no file {values['extends']!r}", file=file, row=row_of(text, ("extends",)),
+            remedy=f"a study, its path relative to {file.parent}",
+        )  # fmt: skip
+    inherited = read_yaml(other.read_text(encoding="utf-8"), other)
+    if isinstance(inherited, dict) and "extends" in inherited:
+        raise UserError(
+            f"extends: {values['extends']} extends another study itself",
+            file=file,
+            row=row_of(text, ("extends",)),
+        )
+    read(other)  # what is wrong there is told with its rows
+    whole = merged({key: value for key, value in inherited.items() if key not in ("name", "data_sets")}, own)
+    if isinstance(whole.get("methods"), dict):
+        whole["methods"] = {name: method for name, method in whole["methods"].items() if method is not None}
+    return whole
 
 
 @dataclass(frozen=True)

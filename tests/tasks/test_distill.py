@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tasks.clips import Clip
-from tasks.distill import _settle
+from tasks.distill import _likelier, _Made, _may_be_refused, _settle
 from tasks.params import Params, Training, parse
 from tasks.teach import Teachings
 
@@ -109,14 +109,26 @@ def test_the_divergence_alone_is_tried_at_the_numbers_given():
     assert found.distillation_weight == {"verb": 0.5, "noun": 0.0}
 
 
-def test_a_refused_lesson_needs_no_divergence():
-    def harmful(method):
-        weight = method.distillation_weight
-        return dict.fromkeys(HEADS, 1.0 + weight)
+def harmful(method):
+    """The less of a lesson, the likelier."""
+    weight = method.distillation_weight
+    weights = weight if isinstance(weight, dict) else dict.fromkeys(HEADS, weight)
+    return {head: 1.0 + method.unlabelled_weight + weights[head] for head in HEADS}
 
+
+def test_short_trials_refuse_no_lesson():
     found, tried = settled(harmful, temperature="auto", distillation_weight="auto", divergence="auto")
-    assert found.distillation_weight == {"verb": 0.0, "noun": 0.0}
-    assert (found.divergence, len(tried)) == ("forward_kl", 5)
+    assert found.distillation_weight == 0.5  # the least harmful one
+    assert (found.divergence, len(tried)) == ("forward_kl", 5 + 3)
+
+
+def test_one_head_may_do_without():
+    def useful_for_verbs(method):
+        weight = method.distillation_weight
+        return {"verb": 1.0 - weight, "noun": 1.0 + weight / 2}
+
+    found, _ = settled(useful_for_verbs, distillation_weight="auto")
+    assert found.distillation_weight == {"verb": 1.0, "noun": 0.0}
 
 
 NOBODY_LABELLED = Clip("u", "u.mp4", 0.0, 1.0, "u", "unlabelled", {}, {})
@@ -136,13 +148,44 @@ def test_clips_without_labels_are_tried_with_every_weight_and_once_without_any_l
     assert found.distillation_weight == {"verb": 0.0, "noun": 0.0}
 
 
-def test_a_lesson_that_harms_is_refused_for_clips_without_labels_too():
-    def harmful(method):
-        return dict.fromkeys(HEADS, 1.0 + method.unlabelled_weight + method.distillation_weight)
-
+def test_short_trials_do_not_refuse_clips_without_labels():
     found, _ = settled(harmful, [NOBODY_LABELLED], **EVERYTHING_AUTO)
-    assert found.unlabelled_weight == 0
+    assert found.unlabelled_weight == 1.0
     assert found.distillation_weight == {"verb": 0.0, "noun": 0.0}
+
+
+def made(*nlls):
+    """Students of seeds 0, 1, … by their NLL of the action on validation."""
+    return {
+        seed: _Made(f"{seed} of {len(nlls)}", {"action": {"nll": nll}}, [], {"temperature": 1.0})  # type: ignore[arg-type]
+        for seed, nll in enumerate(nlls)
+    }
+
+
+@pytest.mark.parametrize(("by_labels", "refused"), [((1.0, 2.2), True), ((1.1, 2.3), False)])
+def test_trained_to_the_end_a_lesson_stays_unless_labels_alone_are_likelier_over_the_seeds(
+    by_labels, refused
+):
+    taught, untold = made(1.2, 2.1), made(*by_labels)
+    kept = _likelier(taught, untold)
+    for seed, one in kept.items():
+        assert one.committee is (untold if refused else taught)[seed].committee
+        assert one.chosen["temperature"] == 1.0
+        assert one.chosen["refusal"]["refused"] is refused
+        assert one.chosen["refusal"]["lesson"] == pytest.approx(1.65)
+
+
+@pytest.mark.parametrize(
+    ("method", "may"),
+    [
+        ({"distillation_weight": "auto"}, True),
+        ({"distillation_weight": 0.5, "unlabelled_weight": "auto"}, True),
+        ({"temperature": "auto", "divergence": "auto"}, False),
+    ],
+)
+def test_only_an_auto_weight_may_be_refused(method, may):
+    learner, _, student = settle(harmful, **method)
+    assert _may_be_refused(student, learner.params) is may
 
 
 def test_without_such_clips_there_is_nothing_to_weigh():

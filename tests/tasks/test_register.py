@@ -366,6 +366,8 @@ def test_the_registry_from_first_version_to_a_planted_pickle(workspace, tmp_path
     assert "test_action_top1" in first.tags
     assert first.description.startswith("**Gate: first.** Version 1 is the first")
     assert "# understudy-student: student, seed 1" in first.description
+    assert "`reliability.png` among the model's artifacts" in first.description
+    assert "![" not in first.description
     assert first.source.startswith("models:/m-")
 
     # Again, and again by hand: nothing new. A lost alias is mended.

@@ -1,5 +1,6 @@
 """STUDY.yaml: what it may say, how it is refused, and the params.yaml that comes of it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +239,68 @@ def test_sections_are_merged_unless_their_kind_differs(
     kept = yaml.safe_dump(base)
     assert spec.merged(base, changes) == expected
     assert yaml.safe_dump(base) == kept
+
+
+EXTENSION = """\
+extends: study.yaml
+name: elsewhere
+data_sets:
+  mine: {source: clone}
+methods:
+  softer: {method: {temperature: 4.0}}
+  whole: null
+  more: {like: student}
+"""
+
+
+def extended(tmp_path: Path, text: str = EXTENSION, other: str = STUDY) -> spec.Source:
+    (tmp_path / "study.yaml").write_text(other)
+    (tmp_path / "mine.yaml").write_text(text)
+    return spec.read(tmp_path / "mine.yaml")
+
+
+def test_a_study_takes_methods_of_another_and_no_data_set(tmp_path: Path):
+    source = extended(tmp_path)
+    study, other = source.study, spec.read(tmp_path / "study.yaml").study
+    assert (study.name, study.seeds, study.baseline) == ("elsewhere", [3, 4], "labels")
+    assert list(study.data_sets) == ["mine"]
+    assert list(study.methods) == ["labels", "softer", "more"]
+    assert study.methods["softer"] == {"like": "student", "method": {"temperature": 4.0}}
+    assert study.changes == other.changes
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "message"),
+    [
+        (EXTENSION.replace("study.yaml", "none.yaml"), STUDY, r"mine.yaml, row 1: extends: there is no file"),
+        (EXTENSION.replace("name: elsewhere\n", ""), STUDY, r"mine.yaml.*missing key name"),
+        (
+            EXTENSION.replace("temperature", "temprature"),
+            STUDY,
+            r"mine.yaml, row 6: .*temprature.*'temperature'",
+        ),
+        (EXTENSION, STUDY.replace("seeds:", "sedes:"), r"study.yaml, row 2: unknown key sedes"),
+        (EXTENSION, EXTENSION, r"mine.yaml, row 1: extends: study.yaml extends another study itself"),
+    ],
+)
+def test_what_is_wrong_is_told_in_the_file_that_has_it(tmp_path: Path, text: str, other: str, message: str):
+    with pytest.raises(UserError, match=message):
+        spec.compose(extended(tmp_path, text, other), "mine", ROOT / "params.yaml", None)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "benchmarks").glob("study_*.yaml")), ids=lambda file: file.stem
+)
+def test_the_other_shipped_studies_fit_their_params(file: Path):
+    source = spec.read(file)
+    for name, data_set in source.study.data_sets.items():
+        found = replace(SILENT, heads=HEADS_OF[file.stem], sound=True, detections=False)
+        composed = spec.compose(source, name, ROOT / "params.yaml", found)
+        assert composed.params.students.keys() == source.study.methods.keys()
+        assert data_set.source != "clone"
+
+
+HEADS_OF = {
+    "study_av_digits": {"action": [str(digit) for digit in range(10)]},
+    "study_fights": {"action": ["fight", "no fight"]},
+}
