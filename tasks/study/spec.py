@@ -1,7 +1,7 @@
 """What STUDY.yaml may say, and the params.yaml that each of its data sets is run with."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -220,6 +220,7 @@ def compose(source: Source, data_set: str, clone_params: Path, found: Summary | 
         if fitted["register"]["student"] in left_out:
             fitted["register"]["student"] = "auto"
         values = fitted
+    values = _from_anywhere(values, (source.file.parent, base.parent))
     checked = validated(Params, values, source.text, source.file, partial(_in_the_study, source, data_set))
     told = (note for note in notes if not any(note.startswith(f"students.{name} ") for name in left_out))
     return Composed(_text(values), checked, left_out, tuple(told))
@@ -304,6 +305,19 @@ def _deaf(methods: Mapping[str, Any], fitted: Mapping[str, Any]) -> dict[str, st
             found[name] = f"the data has not what {', '.join(heard) or method['learns_from']} was made to see"
         elif heard and not set(heard) & known:
             found[name] = f"the data has nothing that its teachers see ({', '.join(heard)})"
+    return found
+
+
+def _from_anywhere(values: Any, folders: Sequence[Path]) -> Any:
+    """`values` with each `pretrained` that is a file below one of `folders` as a path that a workspace finds, too."""
+    if isinstance(values, list):
+        return [_from_anywhere(value, folders) for value in values]
+    if not isinstance(values, dict):
+        return values
+    found = {key: _from_anywhere(value, folders) for key, value in values.items()}
+    if isinstance(name := values.get("pretrained"), str):
+        files = (folder / Path(name).expanduser() for folder in folders)
+        found["pretrained"] = next((str(file.resolve()) for file in files if file.is_file()), name)
     return found
 
 
