@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,7 @@ def _data_set(study: Study, data: Finished) -> dict[str, Any]:
                 "kind": data.params.students[name].method.kind,
                 "settings": data.params.students[name].model_dump(),
                 "chosen": comparison["chosen"][name],
+                "teacher_weights": _mean_weights(comparison["chosen"][name]),
                 "teachers": _heard(data.params, name),
                 "heads": _told(figures[name]),
                 "differences": differences.get(name),
@@ -121,6 +123,17 @@ def _data_set(study: Study, data: Finished) -> dict[str, Any]:
         ],
         "left_out": dict(data.left_out),
         "notes": list(data.notes),
+    }
+
+
+def _mean_weights(chosen: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Head → teacher → its weight in the mix, mean over seeds; empty where nothing was mixed."""
+    seeds = [settled["teacher_weights"] for settled in chosen.values() if "teacher_weights" in settled]
+    if not seeds:
+        return {}
+    return {
+        head: {teacher: mean(weights[head][teacher] for weights in seeds) for teacher in seeds[0][head]}
+        for head in seeds[0]
     }
 
 

@@ -87,6 +87,19 @@ def _model(name: str, test: TestSplit, random: np.random.Generator, edge: float)
     return Model(name, role, "kd", sees, 1_000_000, 0.5, 1, predictions)  # type: ignore[arg-type]
 
 
+def _settled(place: int) -> dict[str, Any]:
+    """What a student that was `auto` tells of a seed: its teachers' weights move by 0.1 from seed to seed."""
+    return {
+        "temperature": 1.5,
+        "divergence": "reverse_kl",
+        "distillation_weight": {"verb": 0.5, "noun": 0.0},
+        "ground_truth_weight": 0.25,
+        "unlabelled_weight": 1.0,
+        "teacher_weights": {"verb": {"audio": 0.2 + place / 10, "boxes": 0.8 - place / 10}},
+        "refusal": {"lesson": 1.25, "labels": 1.5, "refused": False},
+    }
+
+
 def _write_report(workspace: Workspace, params: Params, test: TestSplit, rows: Sequence[Model]) -> None:
     comparison = compare(params.data.name, rows, score_models(rows, test), test, params.evaluate)
     points = [(1, 1), (2, 1), (5, 1), (1, 3), (2, 3), (5, 3)]
@@ -95,7 +108,9 @@ def _write_report(workspace: Workspace, params: Params, test: TestSplit, rows: S
             row.name: sweep(dict.fromkeys(points, row.predictions), test, params.evaluate) for row in rows
         },
         "chosen": {
-            row.name: {str(seed): {"temperature": 1.5} if row.name == "kd" else {} for seed in SEEDS}
+            row.name: {
+                str(seed): _settled(place) if row.name == "kd" else {} for place, seed in enumerate(SEEDS)
+            }
             for row in rows
         },
         "data": {"splits": {"test": {"groups": 4}}},
@@ -208,6 +223,18 @@ def test_tables_for_a_paper_and_for_programs(study: dict[str, Any]):
     assert row["difference_higher"] == 3
     baselines = table[table["baseline"]]
     assert baselines["difference_mean"].isna().all()
+
+
+def test_the_page_tells_what_auto_settled_on(study: dict[str, Any], tmp_path: Path):
+    first = study["data_sets"][0]
+    (row,) = (row for row in first["methods"] if row["name"] == "kd")
+    expected = 0.2 + 0.1 * (len(SEEDS) - 1) / 2
+    assert row["teacher_weights"]["verb"]["audio"] == pytest.approx(expected)
+    page.write(study, tmp_path / "made-up")
+    text = " ".join((tmp_path / "made-up" / "index.html").read_text().split())
+    assert "τ 1.5, reverse_kl, λ of the teachers verb 0.5, noun 0, of the labels 0.25" in text
+    assert f"verb audio {expected:.2f}, boxes {1 - expected:.2f}" in text
+    assert "1.250 by the lesson, 1.500 by labels alone: the lesson stays" in text
 
 
 def test_the_folder_holds_a_page_that_loads_nothing_and_all_tables(study: dict[str, Any], tmp_path: Path):
