@@ -10,6 +10,8 @@ casts 101 and 102. Intervals resample participants, since clips of one are alike
 """
 
 import argparse
+import functools
+import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -55,7 +57,10 @@ def main() -> None:
         extract.run(params, cast, "rgb")
     clips = {cast: read_clips(cast.index) for cast in casts}
     people = np.array([f"{cast.root.name} {clip.group}" for cast in casts for clip in clips[cast]])
-    scored = {name: list(_scored(params, workspace, name, clips)) for name in params.students}
+    spawn = multiprocessing.get_context("spawn")  # decoders have threads, which a fork would lose
+    with ProcessPoolExecutor(settings().slots, spawn, torch.set_num_threads, (params.threads,)) as pool:
+        asked = functools.partial(_scored, params, workspace, clips=clips)
+        scored = dict(zip(params.students, pool.map(asked, params.students), strict=True))
 
     shown = Table("student", *FIGURES, title=f"{len(people)} clips of {len(set(people))} participants")
     for name, seeds in scored.items():
@@ -63,7 +68,7 @@ def main() -> None:
             name, *(_mean_and_spread([np.mean(seed[figure]) for seed in seeds]) for figure in FIGURES)
         )
     Console().print(shown)
-    for name in params.students.keys() - {given.baseline}:
+    for name in (name for name in params.students if name != given.baseline):
         for figure in FIGURES[:5]:
             means = [
                 np.mean([seed[figure] for seed in scored[which]], axis=0) for which in (name, given.baseline)
@@ -84,8 +89,19 @@ def _draw(cast: int, workspace: Workspace) -> None:
 
 def _scored(
     params: Params, workspace: Workspace, student: str, clips: dict[Workspace, list[Clip]]
-) -> Iterator[dict[str, np.ndarray]]:
+) -> list[dict[str, np.ndarray]]:
     """For every seed the scores of all clips, one view each; ECE is one number."""
+    return list(_of_seeds(params, workspace, student, clips))
+
+
+@functools.cache  # views are kept as long as their shards are open
+def _opened(folder: Path) -> Shards:
+    return Shards(folder)
+
+
+def _of_seeds(
+    params: Params, workspace: Workspace, student: str, clips: dict[Workspace, list[Clip]]
+) -> Iterator[dict[str, np.ndarray]]:
     every = [clip for cast in clips.values() for clip in cast]
     labels = {
         head: torch.from_numpy(values) for head, values in label_indices(every, params.data.heads).items()
@@ -93,7 +109,7 @@ def _scored(
     for seed in params.seeds:
         committee = Committee.load(workspace.student(student) / f"seed-{seed}")
         parts = [
-            view_logits(committee, Shards(cast.modality("rgb")), inside, 1, 1)[0]
+            view_logits(committee, _opened(cast.modality("rgb")), inside, 1, 1)[0]
             for cast, inside in clips.items()
         ]
         logits = {
