@@ -7,10 +7,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
+
 from models.distill.method import Method, Taught
 from models.distill.mst import MST
 from models.distill.omnivorous import Omnivorous, alone
 from models.distill.supervised import Supervised
+from models.metrics import score, score_action
+from models.network import Network
 from tasks.atomic import new_folder, write_json
 from tasks.clips import Clip, label_indices, read_clips, taught_clips
 from tasks.errors import UserError
@@ -24,8 +28,20 @@ from tasks.shards import Shards
 from tasks.teach import Teachings, load_bank
 from tasks.training import Epoch
 
-Trial = tuple[Student, dict[str, dict[str, float]]]
-"""A student with numbers in place of `auto`, and its figures on validation: action or head → figure → value."""
+_ACTION = "action"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A student with numbers in place of `auto`, and what a short training of it came to.
+
+    Attributes:
+        student: the numbers.
+        losses: NLL of every validation clip, float64 (clips,): of the action and of each head, calibrated.
+    """
+
+    student: Student
+    losses: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -264,11 +280,12 @@ def _settle(
     """The student with every `auto` replaced by what did best on validation in a short training.
 
     γ of data-set weights needs no training and is left to `mixed`. λ_KD and λ_GT add up to one; λ_KD = 0 is
-    the baseline, tried once whatever τ, for a head that is better off without. τ and γ are those of the trial with
-    the likeliest actions; then every head takes the λ_KD under which it was likeliest itself. Whether any lesson is
-    better than none is not for short trials to say, as lessons pay late: if all heads would be without, they keep the
-    λ_KD of the best trial with a lesson, and `_likelier` decides. The divergence is settled last, at these numbers: a
-    full grid would take as many times longer as there are candidates. Until then it is forward KL.
+    the baseline, tried once whatever τ, for a head that is better off without. The first candidates are taken unless
+    others are likelier on validation beyond chance (`_preferred`): first τ, γ and λ_KD by the action, then λ_KD by
+    every head. Whether any lesson is better than none is not for short trials to say, as lessons pay late: if all heads
+    would be without, they keep the λ_KD of the best trial with a lesson, and `_likelier` decides. The divergence is
+    settled last, at these numbers: a full grid would take as many times longer as there are candidates. Until then it
+    is forward KL.
     """
     if bank is None or not isinstance(student.method, Taught):
         return student
@@ -283,31 +300,51 @@ def _settle(
             lesson = _lesson(learner, trial, bank, train, validation)
             shown = _shown(trial, seen)
             network, _ = trying.train(shown, _of(lesson, train, shown), seed, 0, training)
-            _, figures = trying.finish([network])
-            told = ", ".join(f"{head} {values['nll']:.4f}" for head, values in figures.items())
+            losses = _losses(trying, network)
+            told = ", ".join(f"{head} {values.mean():.4f}" for head, values in losses.items())
             print(f"auto {learner.name}: {_described(trial)} → validation NLL {told}")
-            found.append((trial, figures))
+            found.append(Trial(trial, losses))
         return found
 
     trials = list(_trials(student, learner, any(not clip.labelled for clip in seen)))
     best = trials[0]
     if len(trials) > 1:
         found = tried(trials)
-        best = _likeliest([trial for trial in found if _is_taught(trial[0])] or found)
+        best = _preferred([trial for trial in found if _is_taught(trial.student)] or found).student
         if student.method.distillation_weight == "auto":
             shares = _shares(best, found, learner.params.class_counts)
             if any(shares.values()) or _tuned(best)["unlabelled_weight"]:
                 best = _with_shares(best, shares)
     if student.method.divergence == "auto" and _is_taught(best):
-        best = _likeliest(tried([_with(best, divergence=name) for name in learner.params.search.divergence]))
+        best = _preferred(
+            tried([_with(best, divergence=name) for name in learner.params.search.divergence])
+        ).student
     if best != student:
         print(f"auto {learner.name}: chosen {_described(best)}")
     return best
 
 
-def _likeliest(found: list[Trial]) -> Student:
-    """The student under which the validation clips' actions were likeliest, the first of equal ones."""
-    return min(found, key=lambda trial: trial[1]["action"]["nll"])[0]
+def _losses(learner: Learner, network: Network) -> dict[str, np.ndarray]:
+    """NLL of every validation clip after the fitted temperature, of the action and of each head."""
+    committee, _ = learner.finish([network])
+    logits, labels = learner.predictions(committee)
+    calibrated = committee.calibrated(logits)
+    losses = {_ACTION: score_action(calibrated, labels).nll}
+    losses |= {head: score(values, labels[head]).nll for head, values in calibrated.items()}
+    return {head: values.double().numpy() for head, values in losses.items()}
+
+
+def _preferred(found: list[Trial], head: str = _ACTION) -> Trial:
+    """The first trial, unless another is likelier on validation by more than a standard error of the difference.
+
+    Short trainings on few clips differ by chance. The order of the candidates in params.yaml says what is preferred
+    where validation cannot tell (the one-standard-error rule of Breiman et al., Classification and Regression Trees,
+    1984, section 3.4.3, with the error of the paired difference).
+    """
+    first, best = found[0], min(found, key=lambda trial: float(trial.losses[head].mean()))
+    gain = first.losses[head] - best.losses[head]
+    error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf
+    return best if gain.mean() > error else first
 
 
 def _is_taught(student: Student) -> bool:
@@ -319,17 +356,27 @@ def _is_taught(student: Student) -> bool:
 
 
 def _shares(best: Student, found: list[Trial], heads: Iterable[str]) -> dict[str, float]:
-    """For every head the λ_KD under which it was likeliest, among the trials with τ, γ and λ_U of the best one.
+    """For every head the λ_KD that it prefers, among the trials with τ, γ and λ_U of the best one.
 
     The trial without any lesson is λ_KD = 0 of every τ and γ; so it counts too, if the best one has λ_U = 0 as well.
     """
-    alike = []
-    for trial, figures in found:
-        assert isinstance(trial.method, Taught)
-        is_silent_too = not _is_taught(trial) and _tuned(best)["unlabelled_weight"] == 0
-        if is_silent_too or _tuned(trial) == _tuned(best):
-            alike.append((trial.method.distillation_weight, figures))
-    return {head: min(alike, key=lambda pair: pair[1][head]["nll"])[0] for head in heads}  # type: ignore[misc]
+    is_silent_too = _tuned(best)["unlabelled_weight"] == 0
+    alike = [
+        trial
+        for trial in found
+        if _tuned(trial.student) == _tuned(best) or (is_silent_too and not _is_taught(trial.student))
+    ]
+    alike.sort(
+        key=lambda trial: trial.student != best
+    )  # for each head the best one's, unless another is likelier
+    return {head: _weight(_preferred(alike, head).student) for head in heads}
+
+
+def _weight(student: Student) -> float:
+    """The one λ_KD of a trial."""
+    assert isinstance(student.method, Taught)
+    assert isinstance(student.method.distillation_weight, float)
+    return student.method.distillation_weight
 
 
 def _tuned(student: Student) -> dict[str, Any]:

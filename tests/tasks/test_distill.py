@@ -1,6 +1,6 @@
 """How `auto` is settled: which students are tried, in which order, and what each head takes from them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,21 @@ class Scripted:
     nlls: Any
     tried: list[Any]
     name: str = "student"
+    unsure: Any = field(default_factory=dict)
 
     def train(self, clips, lessons, seed, member, training):
         assert training.epochs == self.params.search.epochs
         self.tried.append(self.method)
         return None, []
 
-    def finish(self, networks):
+    def losses(self):
+        """Of 20 clips: the scripted NLL, and by how much it differs from clip to clip, where that is scripted, too."""
+        spread = np.linspace(-1, 1, 20)
         nlls = self.nlls(self.method)
-        return None, {"action": {"nll": sum(nlls.values())}} | {head: {"nll": nlls[head]} for head in nlls}
+        each = {
+            head: nll + spread * self.unsure.get(self.method.temperature, 0.0) for head, nll in nlls.items()
+        }
+        return {"action": sum(each.values())} | each
 
 
 def settle(nlls, **method):
@@ -64,10 +70,12 @@ def settle(nlls, **method):
 def no_lesson(monkeypatch):
     """What the lesson says does not matter to a scripted training."""
     monkeypatch.setattr("tasks.distill._lesson", lambda *_: None)
+    monkeypatch.setattr("tasks.distill._losses", lambda learner, _: learner.losses())
 
 
-def settled(nlls, clips=(), **method):
+def settled(nlls, clips=(), unsure=None, **method):
     learner, bank, student = settle(nlls, **method)
+    learner = replace(learner, unsure=unsure or {})
     found = _settle(learner, student, bank, [], list(clips), [], seed=0)  # type: ignore[arg-type]
     return found.method, learner.tried
 
@@ -114,6 +122,17 @@ def harmful(method):
     weight = method.distillation_weight
     weights = weight if isinstance(weight, dict) else dict.fromkeys(HEADS, weight)
     return {head: 1.0 + method.unlabelled_weight + weights[head] for head in HEADS}
+
+
+@pytest.mark.parametrize(("unsure", "chosen"), [(0.0, 3.0), (0.2, 3.0), (2.0, 1.0)])
+def test_the_first_candidate_stays_unless_another_is_better_beyond_chance(unsure, chosen):
+    """Both heads gain 0.2 at τ 3, by how much differs from clip to clip: a standard error of 0.14 × `unsure` each."""
+
+    def better_at_three(method):
+        return dict.fromkeys(HEADS, 1.0 - 0.1 * (method.temperature - 1))
+
+    found, _ = settled(better_at_three, unsure={3.0: unsure}, temperature="auto")
+    assert found.temperature == chosen
 
 
 def test_short_trials_refuse_no_lesson():
