@@ -131,7 +131,7 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
             folder / "student.json",
             {
                 "name": learner.name,
-                "role": "baseline" if student.method.kind == "supervised" else "student",
+                "role": "baseline" if student.method.hears == "labels" else "student",
                 "method": student.method.kind,
                 "inference_modalities": [MODALITY],
                 "seeds": params.seeds,

@@ -210,23 +210,30 @@ class Student(Section):
 
     @model_validator(mode="after")
     def _lesson_has_a_mix(self) -> "Student":
-        if (self.method.kind == "omnivorous") != (self.learns_from == "artifacts/teachers"):
-            raise ValueError("method omnivorous, and it alone, has learns_from: artifacts/teachers")
-        if self.method.kind == "omnivorous":
+        kind, hears = self.method.kind, self.method.hears
+        if hears == "senses" and self.learns_from != "artifacts/teachers":
+            raise ValueError(f"method {kind} is shown what teachers see: learns_from: artifacts/teachers")
+        if hears != "senses" and self.learns_from == "artifacts/teachers":
+            raise ValueError(
+                f"method {kind} is not shown what teachers see: learns_from cannot be artifacts/teachers"
+            )
+        if hears == "specialists" and (
+            self.ensemble is not None or not self.learns_from.startswith("artifacts/teachings/")
+        ):
+            raise ValueError(
+                f"method {kind} learns from specialists: learns_from: artifacts/teachings/<entry of specialists>, "
+                "and ensemble: null, as its gate does the mixing"
+            )
+        if hears == "labels" and self.hears_teachers:
+            raise ValueError(f"method {kind} learns from labels alone: learns_from: data/index")
+        if hears != "mix":
             return self
-        if self.method.kind == "mst":
-            if self.ensemble is not None or not self.learns_from.startswith("artifacts/teachings/"):
-                raise ValueError(
-                    "method mst learns from specialists: learns_from: artifacts/teachings/<entry of specialists>, "
-                    "and ensemble: null, as its gate does the mixing"
-                )
-            return self
-        if self.hears_teachers and self.ensemble is None:
+        if not self.hears_teachers:
+            raise ValueError(f"method {kind} needs teachings: learns_from: artifacts/teachings")
+        if self.ensemble is None:
             raise ValueError("a student that learns from teachings needs an `ensemble` section")
-        if not self.hears_teachers and self.method.kind != "supervised":
-            raise ValueError(f"method {self.method.kind} needs teachings: learns_from: artifacts/teachings")
         source = self.learns_from.removeprefix("artifacts/teachings").strip("/")
-        if self.hears_teachers and source and self.ensemble and self.ensemble.teachers != [source]:
+        if source and self.ensemble.teachers != [source]:
             raise ValueError(f"it learns from {source} alone, so ensemble.teachers must be [{source}]")
         return self
 

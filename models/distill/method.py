@@ -81,12 +81,15 @@ class Method(BaseModel):
 
     Attributes:
         kind: its name, that of its file.
+        hears: what it learns from beside the labels: nothing, the mix of the teachers' predictions, each of several
+            specialists, or other modalities (`senses`) themselves.
         needs_hints: whether it learns from the features of moments, so that a teacher must give them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
+    hears: ClassVar[Literal["labels", "mix", "specialists", "senses"]] = "mix"
     needs_hints: ClassVar[bool] = False
 
     def companion(self, width: int, hints: Mapping[str, HintShape]) -> nn.Module:

@@ -366,6 +366,8 @@ class MST(Method):
         head_weights: ω of each head, on the labels' loss only; None weighs all heads 1.
     """
 
+    hears = "specialists"
+
     kind: Literal["mst"]
     temperature: PositiveFloat
     top_k: PositiveInt

@@ -29,6 +29,8 @@ class Omnivorous(Method):
         head_weights: weight of each head's loss; None weighs all heads 1.
     """
 
+    hears = "senses"
+
     kind: Literal["omnivorous"]
     teachers: list[str] = Field(min_length=1)
     modality_dropout: Annotated[float, Field(gt=0, lt=1)]

@@ -21,6 +21,8 @@ class Supervised(Method):
         label_smoothing: ε, the share of the target that all classes get alike; 0 is the plain label.
     """
 
+    hears = "labels"
+
     kind: Literal["supervised"]
     head_weights: dict[str, NonNegativeFloat] | None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]

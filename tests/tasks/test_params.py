@@ -11,6 +11,7 @@ from tasks.params import load, parse
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 FILE = Path("params.yaml")
+LABELS = {"kind": "supervised", "head_weights": None, "label_smoothing": 0.0}
 
 
 def row_of(text, line):
@@ -106,6 +107,19 @@ def test_one_class_is_nothing_to_recognise():
     [
         ({"learns_from": "data/index"}, "method kd needs teachings"),
         ({"learns_from": "artifacts/teachings/rgb"}, r"ensemble.teachers must be \[rgb\]"),
+        ({"learns_from": "artifacts/teachers"}, "method kd is not shown what teachers see"),
+        ({"method": LABELS}, "method supervised learns from labels alone"),
+        (
+            {
+                "method": {
+                    "kind": "omnivorous",
+                    "teachers": ["flow"],
+                    "modality_dropout": 0.5,
+                    "head_weights": None,
+                }
+            },
+            "method omnivorous is shown what teachers see: learns_from: artifacts/teachers",
+        ),
     ],
 )
 def test_a_student_that_contradicts_itself_is_refused(change, message):
