@@ -67,7 +67,7 @@ def main() -> None:
         shown.add_row(
             name, *(_mean_and_spread([np.mean(seed[figure]) for seed in seeds]) for figure in FIGURES)
         )
-    Console().print(shown)
+    Console(width=140).print(shown)
     for name in (name for name in params.students if name != given.baseline):
         for figure in FIGURES[:5]:
             means = [

@@ -411,7 +411,8 @@ def _described(student: Student) -> str:
 def _trials(student: Student, learner: Learner, unlabelled: bool) -> Any:
     """Every student that `auto` may stand for, each once, a divergence yet to be settled being forward KL.
 
-    `unlabelled`: some clips have no label.
+    Where some clips are `unlabelled` and a teacher was not cross-fitted, teachers speak of those alone: what they say
+    of labelled ones is what they memorised, and short trials like it.
     """
     method, search = student.method, learner.params.search
     assert isinstance(method, Taught)
@@ -419,6 +420,9 @@ def _trials(student: Student, learner: Learner, unlabelled: bool) -> Any:
     shares: list[Any] = (
         search.distillation_weight if method.distillation_weight == "auto" else [method.distillation_weight]
     )
+    if unlabelled and method.distillation_weight == "auto":
+        memorised = any(learner.params.folds(name) == 1 for name in student.ensemble.teachers)
+        shares = [0.0] if memorised else shares
     temperatures = search.temperature if method.temperature == "auto" else [method.temperature]
     per_sample = student.ensemble.weights == "per_sample" and student.ensemble.weights_temperature == "auto"
     gammas: list[Any] = (

@@ -44,7 +44,7 @@ class Scripted:
         return {"action": sum(each.values())} | each
 
 
-def settle(nlls, **method):
+def settle(nlls, folds=3, **method):
     document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     numbers = {
         "distillation_weight": {"verb": 0.5, "noun": 0.0},
@@ -52,6 +52,8 @@ def settle(nlls, **method):
         "unlabelled_weight": 0.0,
     }
     document["students"]["student"]["method"] |= numbers | method
+    for teacher in document["teachers"].values():
+        teacher["folds"] = folds
     document["search"] |= {
         "temperature": [1.0, 3.0],
         "distillation_weight": [0.0, 0.5, 1.0],
@@ -165,6 +167,14 @@ def test_clips_without_labels_are_tried_with_every_weight_and_once_without_any_l
     )
     assert found.unlabelled_weight == 1.0
     assert found.distillation_weight == {"verb": 0.0, "noun": 0.0}
+
+
+def test_teachers_that_were_not_cross_fitted_speak_of_clips_without_labels_alone():
+    found, tried = settled(harmful, [NOBODY_LABELLED], folds=1, **EVERYTHING_AUTO)
+    assert {method.distillation_weight for method in tried} == {0.0}
+    assert (found.distillation_weight, found.unlabelled_weight) == ({"verb": 0.0, "noun": 0.0}, 1.0)
+    _, tried = settled(harmful, folds=1, **EVERYTHING_AUTO)
+    assert {method.distillation_weight for method in tried} == {0.0, 0.5, 1.0}
 
 
 def test_short_trials_do_not_refuse_clips_without_labels():
