@@ -54,7 +54,7 @@ def test_what_is_deployed_sees_rgb_alone(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"learns_from": "data/index"}, "method omnivorous, and it alone"),
+        ({"learns_from": "data/index"}, "method omnivorous is shown what teachers see"),
         ({"method": {"teachers": ["eyes"]}}, "a modality is shown twice"),
         ({"method": {"teachers": ["box"]}}, "did you mean 'boxes'"),
     ],
