@@ -366,9 +366,8 @@ def _shares(best: Student, found: list[Trial], heads: Iterable[str]) -> dict[str
         for trial in found
         if _tuned(trial.student) == _tuned(best) or (is_silent_too and not _is_taught(trial.student))
     ]
-    alike.sort(
-        key=lambda trial: trial.student != best
-    )  # for each head the best one's, unless another is likelier
+    # For each head the best one's, unless another is likelier: `_preferred` keeps the first.
+    alike.sort(key=lambda trial: trial.student != best)
     return {head: _weight(_preferred(alike, head).student) for head in heads}
 
 

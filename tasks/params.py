@@ -159,7 +159,7 @@ class Specialists(Section):
 
 
 class Search(Section):
-    """How `auto` is resolved: in short trainings the lowest validation NLL wins; then the lesson against none."""
+    """How `auto` is resolved: by short trainings, judged on validation; then the lesson is held against none."""
 
     epochs: PositiveInt = Field(description="Epochs of a trial.")
     temperature: list[PositiveFloat] = Field(min_length=1, description="Candidates for τ.")
