@@ -260,6 +260,18 @@ def test_a_baseline_that_is_best_ships_and_the_card_says_so(workspace):
     assert "not a distilled student" in (workspace.release / "model_card.md").read_text()
 
 
+def test_the_card_of_a_refused_lesson_says_who_did_not_teach(workspace):
+    file = workspace.student("student") / "student.json"
+    about = json.loads(file.read_text())
+    for chosen in about["chosen"].values():
+        chosen["refusal"] = {"lesson": 1.5, "labels": 1.25, "refused": True}
+    write_json(file, about)
+    register.package(parsed(), workspace)
+    card = (workspace.release / "model_card.md").read_text()
+    assert "The lesson of its teachers was refused" in card
+    assert "Taught by" not in card
+
+
 def test_the_card_tells_what_a_user_must_know(workspace):
     register.package(parsed(), workspace)
     card = (workspace.release / "model_card.md").read_text()
