@@ -102,14 +102,15 @@ def server(tmp_path_factory, served_folder, rgb_student):
 
 
 def _wait_for(url, process, log):
-    deadline = time.monotonic() + 180
+    deadline, why = time.monotonic() + 180, None
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return
-        except OSError:
+        except OSError as error:
+            why = error
             time.sleep(0.2)
-    pytest.fail(f"the server did not start: {log.read_text()[-2000:]}")
+    pytest.fail(f"the server did not start: {why!r}; {log.read_text()[-2000:]}")
 
 
 def post(address, body, content_type="application/json"):
