@@ -109,6 +109,9 @@ class Store:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request, thousands of them
         self._port = _free_port()
         self.begin()
+        # moto's servers of one process share what they keep: without this, a second team would find the first one's.
+        reset = urllib.request.Request(f"{self.address}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset, timeout=30).close()
         self._client = boto3.client(
             "s3",
             endpoint_url=self.address,

@@ -51,10 +51,11 @@ def _timed(running: Team) -> tuple[float, dict[str, str]]:
     """Seconds of the whole run, and stage → its own."""
     began = time.monotonic()
     done = running.understudy("run", "--executor", "workers", timeout_s=4 * 3600)
-    if done.returncode:
-        sys.exit(done.stdout + done.stderr)
+    seconds = time.monotonic() - began
+    if done.returncode or re.search(r": (restored|cached)", done.stdout):
+        sys.exit(f"not a run from nothing:\n{done.stdout}{done.stderr}")
     found = re.findall(r"^[\d:]+ ([\w@]+): ran \((\d+) s\)", done.stdout, re.MULTILINE)
-    return time.monotonic() - began, dict(found)
+    return seconds, dict(found)
 
 
 if __name__ == "__main__":
