@@ -89,7 +89,8 @@ class Part:
 
     def end(self) -> None:
         """SIGTERM, and SIGKILL where that does not do."""
-        assert self._process is not None
+        if self._process is None:
+            return
         self._process.terminate()
         try:
             self._process.wait(30)
@@ -189,8 +190,8 @@ def team(project: Path, folder: Path, workers: Mapping[str, str]) -> Iterator[Te
 
         def begin(name: str, part: Part) -> None:
             parts[name] = part
+            running.callback(part.end)  # first, for one that is broken off while it starts
             part.begin()
-            running.callback(part.end)
 
         environment = _environment(folder, auth)
         store = Store(environment)
