@@ -1,4 +1,7 @@
-"""A team's installation on this machine: Postgres, Prefect's and MLflow's servers by infra/start-*, an S3 endpoint."""
+"""A team's installation on this machine: Postgres, Prefect's and MLflow's servers by infra/start-*, an S3 endpoint.
+
+Every module has servers of its own: what one deploys, another would find.
+"""
 
 import os
 import pwd
@@ -86,7 +89,7 @@ def answers(url: str) -> bool:
     return True
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def postgres() -> Iterator[Callable[[str], str]]:
     """A Postgres on the loopback with the databases of infra/databases.sql; gives the address of one."""
     if shutil.which("initdb") is None or shutil.which("psql") is None:
@@ -172,7 +175,7 @@ def prefect_on(database: str, port: int, auth: str, home: Path) -> Iterator[Serv
         server.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prefect_team(
     postgres: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
@@ -245,7 +248,7 @@ def s3() -> Iterator[dict[str, str]]:
     server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def mlflow_team(
     postgres: Callable[[str], str], s3: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
