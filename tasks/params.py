@@ -322,6 +322,8 @@ class Params(Section):
         for name, specialists in self.specialists.items():
             self._check_specialists(name, specialists)
         for name, student in self.students.items():
+            if name in (*self.teachers, *self.fused):  # a report could not tell them apart
+                raise ValueError(f"students.{name}: a teacher has that name already")
             for teacher_name in student.ensemble.teachers if student.ensemble else []:
                 _known(f"students.{name}.ensemble.teachers", teacher_name, [*self.teachers, *self.fused])
             if isinstance(student.method, Omnivorous):

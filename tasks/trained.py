@@ -49,15 +49,8 @@ class Trained:
         """Look up what `params` names in the workspace.
 
         Raises:
-            UserError: a model was not trained, or a teacher and a student share a name.
+            UserError: a model was not trained.
         """
-        for name in params.students:
-            if name in params.teachers or name in params.fused:
-                raise UserError(
-                    f"{name!r} is a teacher and a student; a report could not tell them apart",
-                    file=workspace.params,
-                    remedy="give one of them another name",
-                )
         files = {name: workspace.teacher(name) / "teacher.json" for name in params.teachers}
         files |= {name: workspace.fused(name) / "teacher.json" for name in params.fused}
         files |= {name: workspace.student(name) / "student.json" for name in params.students}

@@ -408,13 +408,6 @@ def test_an_untrained_model_is_named(tmp_path: Path, params: Params):
         evaluate.run(params, workspace)
 
 
-def test_a_student_named_as_a_teacher_is_refused(tmp_path: Path):
-    students = {"rgb": PARAMS["students"]["student"]}
-    clashing = Params.model_validate(PARAMS | {"students": students})
-    with pytest.raises(UserError, match="'rgb' is a teacher and a student"):
-        evaluate.run(clashing, Workspace(tmp_path))
-
-
 def test_headline_is_the_student_with_the_least_validation_loss():
     def about(role: str, nll: float) -> dict[str, Any]:
         return {"role": role, "validation": {"0": {"action": {"nll": nll}}, "1": {"action": {"nll": 1.0}}}}

@@ -11,7 +11,6 @@ import torch
 from models.fusion import FusedNetwork
 from tasks import distill, evaluate, fuse, teach, teach_fused, train_teacher
 from tasks.clips import read_clips
-from tasks.errors import UserError
 from tasks.fuse import fused_learner, joined, make
 from tasks.layout import Workspace
 from tasks.networks import Committee
@@ -223,8 +222,10 @@ def test_branches_of_other_folds_are_refused(small_params: dict[str, Any]):
         Params.model_validate(values)
 
 
-def test_a_student_may_not_be_named_as_a_fused_teacher(workspace: Workspace, small_params: dict[str, Any]):
+@pytest.mark.parametrize("name", ["both", "boxes"])
+def test_a_student_may_not_be_named_as_a_teacher(small_params: dict[str, Any], name: str):
+    """Said before anything is trained: the report, which could not tell them apart, comes last."""
     values = deepcopy(small_params)
-    values["students"]["both"] = values["students"]["baseline"]
-    with pytest.raises(UserError, match="'both' is a teacher and a student"):
-        evaluate.run(Params.model_validate(values), workspace)
+    values["students"][name] = values["students"]["baseline"]
+    with pytest.raises(ValueError, match=f"students.{name}: a teacher has that name already"):
+        Params.model_validate(values)
