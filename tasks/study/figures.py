@@ -95,38 +95,51 @@ def _values(
 
 
 def views(study: Row, data: Row) -> Drawing:
-    """Accuracy and calibration of every method against the number of views."""
-    figure, axes = panels(10, 3.5, 1, 3)
-    titles = {"top1": "Right actions, %", "ece": "ECE as trained", "ece_scaled": "ECE after temperature"}
-    for panel, (name, title) in zip(axes, titles.items(), strict=True):
-        for row in data["methods"]:
-            colour, mark = looks(study)[row["name"]]
-            for crops in sorted({point["crops"] for point in row["views"]}):
-                line = sorted((p for p in row["views"] if p["crops"] == crops), key=lambda p: p["views"])
-                panel.plot(
-                    [point["views"] for point in line],
-                    [SCALES[name][0] * point[name] for point in line],
-                    "-" if crops == 1 else "--",
-                    color=colour,
-                    marker=mark,
-                    markersize=4.5,
-                    linewidth=1.5,
-                    label=row["name"] if crops == min(p["crops"] for p in row["views"]) else None,
-                )
-        panel.set_title(title)
-        panel.set_xlabel("views (clips × crops)")
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.set_xlim(left=0)
-        gridlines(panel, "y")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False, fontsize=9
-    )
+    """Accuracy and calibration of every method against the number of views, each beside the baseline."""
+    titles = {"top1": "right actions, %", "ece": "ECE as trained", "ece_scaled": "ECE after temperature"}
+    others = [row for row in data["methods"] if row["name"] != study["baseline"]]
+    baseline = [row for row in data["methods"] if row["name"] == study["baseline"]]
+    columns = min(6, len(others))
+    lines = -(-len(others) // columns)
+    figure, axes = panels(10, 0.4 + 1.75 * len(titles) * lines, len(titles) * lines, columns)
+    for block, (name, title) in enumerate(titles.items()):
+        block_axes = axes[block * lines * columns : (block + 1) * lines * columns]
+        for place, panel in enumerate(block_axes):
+            if place >= len(others):
+                panel.set_visible(False)
+                continue
+            panel.sharey(block_axes[0])
+            for row in (*baseline, others[place]):
+                _sweep(panel, row, name, looks(study)[row["name"]])
+            panel.set_title(others[place]["name"], fontsize=9)
+            panel.set_xlim(left=0)
+            panel.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+            panel.tick_params(labelleft=place % columns == 0)
+            if place % columns == 0:
+                panel.set_ylabel(title)
+            gridlines(panel, "y")
+    figure.supxlabel("views (clips × crops)", fontsize=9)
     return Drawing(
         f"views-{data['name']}",
-        "Views of a clip averaged before the softmax; solid: one crop, dashed: three. Mean over seeds.",
+        f"Views of a clip averaged before the softmax; solid: one crop, dashed: three; grey: {study['baseline']}. "
+        "Mean over seeds.",
         figure,
     )
+
+
+def _sweep(axes: Axes, row: Row, name: str, look: tuple[str, str]) -> None:
+    """One figure of one method, a line for each number of crops."""
+    for crops in sorted({point["crops"] for point in row["views"]}):
+        line = sorted((p for p in row["views"] if p["crops"] == crops), key=lambda p: p["views"])
+        axes.plot(
+            [point["views"] for point in line],
+            [SCALES[name][0] * point[name] for point in line],
+            "-" if crops == 1 else "--",
+            color=look[0],
+            marker=look[1],
+            markersize=4.0,
+            linewidth=1.5,
+        )
 
 
 def cost(study: Row, data: Row) -> Drawing:
