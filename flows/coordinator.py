@@ -250,13 +250,18 @@ _shown: ContextVar[_Phase | None] = ContextVar("shown", default=None)
 
 
 class _Run:
-    """Starts every stage that is due as soon as what it depends on is up to date and a slot is free."""
+    """Starts every stage that is due as soon as what it depends on is up to date and a slot is free.
+
+    Of several, those with the longest way ahead of them first. So slots are not left empty at the end, and the baseline
+    comes after the rgb teacher: where they are one training, it would else wait for that in a slot.
+    """
 
     def __init__(self, todo: Plan, executor: Executor, phases: Mapping[str, Flow[..., Any]], wishes: Wishes):
         self.outcomes = {step.name: Outcome.CACHED for step in todo.steps if step.verdict == "cached"}
         self._executor, self._phases, self._wishes = executor, phases, wishes
         self._todo, self._board = todo, board.get()
         self._waiting = {step.name: step for step in todo.due}
+        self._ahead = todo.stages_ahead()
         self._running: dict[str, Step] = {}
         self._finished: queue.SimpleQueue[str | BaseException] = queue.SimpleQueue()
         self._parts: dict[str, _Part] = {}
@@ -291,6 +296,7 @@ class _Run:
 
     def _go_on(self) -> None:
         ready = [step for step in self._waiting.values() if self.outcomes.keys() >= set(step.dependencies)]
+        ready.sort(key=lambda step: -self._ahead[step.name])
         for step in ready[: self._executor.slots - len(self._running)]:
             del self._waiting[step.name]
             self._running[step.name] = step

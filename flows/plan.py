@@ -47,6 +47,14 @@ class Plan:
         """The stages that are not cached."""
         return [step for step in self.steps if step.verdict != "cached"]
 
+    def stages_ahead(self) -> dict[str, int]:
+        """For each step the number of those on the longest way from it to the end of the pipeline."""
+        ahead = dict.fromkeys((step.name for step in self.steps), 0)
+        for step in reversed(self.steps):
+            for name in step.dependencies:
+                ahead[name] = max(ahead[name], ahead[step.name] + 1)
+        return ahead
+
 
 def plan(clone: Clone, targets: Sequence[str] = (), force: Sequence[str] = (), phase: str = "") -> Plan:
     """Ask DVC which stages are stale.

@@ -12,7 +12,7 @@ from torch import Tensor
 from tasks.atomic import new_file, new_folder, write_json, write_text
 from tasks.errors import UserError
 from tasks.layout import Workspace
-from tasks.params import Params
+from tasks.params import ENSEMBLE, WEIGHTED_ENSEMBLE, Params
 from tasks.report.comparison import compare, metrics, score_models, sweep
 from tasks.report.data import describe, majority_accuracy
 from tasks.report.figures import draw
@@ -126,12 +126,12 @@ def _ensembles(
         }
 
     even = {head: torch.ones(len(teachers)) for head in heads}
-    rows = [_ensemble_row(trained, list(teachers), "ensemble", "uniform", mixed(dict.fromkeys(asked, even)))]
+    rows = [_ensemble_row(trained, list(teachers), ENSEMBLE, "uniform", mixed(dict.fromkeys(asked, even)))]
     if not held_out:
         return rows, {}
     grid = trained.params.search.weights_temperature
     weights = {seed: weigh(said, labels, grid) for seed, said in held_out.items()}
-    rows.append(_ensemble_row(trained, list(teachers), "ensemble-weighted", "data_set", mixed(weights)))
+    rows.append(_ensemble_row(trained, list(teachers), WEIGHTED_ENSEMBLE, "data_set", mixed(weights)))
     means = {head: torch.stack([found[head] for found in weights.values()]).mean(dim=0) for head in heads}
     return rows, {head: dict(zip(teachers, values.tolist(), strict=True)) for head, values in means.items()}
 

@@ -25,6 +25,9 @@ from tasks.yaml_file import read_yaml, suggestion, validated
 MODALITY = "rgb"
 """What a student sees."""
 
+ENSEMBLE, WEIGHTED_ENSEMBLE = "ensemble", "ensemble-weighted"
+"""What a report calls the teachers' mixes: evenly, and by their loss on validation."""
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=40)]
 
@@ -321,6 +324,15 @@ class Params(Section):
             self._check_fused(name, fused)
         for name, specialists in self.specialists.items():
             self._check_specialists(name, specialists)
+        for section, entries in (
+            ("teachers", self.teachers),
+            ("fused", self.fused),
+            ("students", self.students),
+        ):
+            for name in {ENSEMBLE, WEIGHTED_ENSEMBLE} & set(entries):
+                raise ValueError(
+                    f"{section}.{name}: a mix of the teachers has that name already; take another"
+                )
         for name, student in self.students.items():
             if name in (*self.teachers, *self.fused):  # a report could not tell them apart
                 raise ValueError(f"students.{name}: a teacher has that name already")

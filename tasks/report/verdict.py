@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.params import ENSEMBLE
 from tasks.report import ACTION
 
 Row = Mapping[str, Any]
@@ -74,7 +75,7 @@ def _context(own: Row, rows: list[Row]) -> str:
     best = max(teachers, key=lambda row: row["heads"][ACTION]["top1"])
     text = f"The best teacher alone, {best['name']}, reaches {_percent(best)}"
     # by name: the better of the mixes would be a choice made on test
-    mix = next((row for row in rows if row["name"] == "ensemble"), None)
+    mix = next((row for row in rows if row["name"] == ENSEMBLE), None)
     if mix is None:
         return text + "."
     cost = f", at {mix['gmacs'] / own['gmacs']:.1f} × the student's multiply-adds" if own["gmacs"] else ""

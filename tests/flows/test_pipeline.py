@@ -51,6 +51,20 @@ def test_one_slot_means_one_stage_at_a_time(project: Clone, runs: Runs, monkeypa
     assert all(before[2] <= after[1] for before, after in itertools.pairwise(ran))
 
 
+def test_of_several_stages_those_with_the_longest_way_ahead_start_first(
+    project: Clone, runs: Runs, monkeypatch: pytest.MonkeyPatch
+):
+    """The baseline after the rgb teacher: as the same training it would wait for that in a slot of its own."""
+    monkeypatch.setenv("UNDERSTUDY_SLOTS", "1")
+    text = (project.root / "dvc.yaml").read_text()
+    head, aside = text.split("  aside:")
+    (project.root / "dvc.yaml").write_text(
+        head.replace("stages:", f"stages:\n  aside:{aside.rstrip()}") + "\n"
+    )
+    run(project)
+    assert [name for name, _, _ in runs()][-1] == "aside"
+
+
 def test_one_changed_param_reruns_that_stage_alone(project: Clone, runs: Runs):
     run(project)
     before = len(runs())

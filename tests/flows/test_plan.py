@@ -28,6 +28,16 @@ def test_a_new_project_was_never_run_and_every_stage_comes_after_what_it_needs(p
     assert set(by_name["evaluate"].dependencies) == {"extract@rgb", "extract@flow"}
 
 
+def test_the_way_ahead_of_a_step_is_the_longest(project: Clone):
+    assert plan(project).stages_ahead() == {
+        "ingest": 2,
+        "extract@rgb": 1,
+        "extract@flow": 1,
+        "evaluate": 0,
+        "aside": 0,
+    }
+
+
 def test_a_changed_param_reaches_that_stage_and_what_follows(project: Clone):
     repro(project)
     assert plan(project).due == []

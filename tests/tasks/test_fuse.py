@@ -229,3 +229,12 @@ def test_a_student_may_not_be_named_as_a_teacher(small_params: dict[str, Any], n
     values["students"][name] = values["students"]["baseline"]
     with pytest.raises(ValueError, match=f"students.{name}: a teacher has that name already"):
         Params.model_validate(values)
+
+
+@pytest.mark.parametrize("section", ["teachers", "students"])
+@pytest.mark.parametrize("name", ["ensemble", "ensemble-weighted"])
+def test_nobody_may_be_named_as_a_mix_of_the_teachers(small_params: dict[str, Any], section: str, name: str):
+    values = deepcopy(small_params)
+    values[section][name] = next(iter(values[section].values()))
+    with pytest.raises(ValueError, match=f"{section}.{name}: a mix of the teachers has that name already"):
+        Params.model_validate(values)
