@@ -84,16 +84,6 @@ def nll(logits: Tensor, labels: Tensor) -> float:
     return functional.cross_entropy(logits.double(), labels).item()
 
 
-def brier(probs: Tensor, labels: Tensor) -> float:
-    """Return the mean squared distance of predictions (clips, classes) from the truth, 0 to 2.
-
-    Source: Brier 1950, in its original form over all classes.
-    """
-    probs = probs.double()
-    truth = functional.one_hot(labels, probs.shape[-1])
-    return (probs - truth).square().sum(dim=-1).mean().item()
-
-
 def action_confidence(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return confidence and correctness of the action, which is right when every head is.
 

@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional
 
-from models.calibration import COLDEST, HOTTEST, fit_temperature
+from models.calibration import COLDEST, HOTTEST, fit_temperature, nll
 
 Weighting = Literal["uniform", "per_sample", "data_set"]
 Space = Literal["logits", "probs"]
@@ -253,9 +253,10 @@ def mix(logits: Tensor, weights: Tensor, space: Space) -> Tensor:
 def choose_temperature(
     logits: Tensor, labels: Tensor, present: Tensor, grid: Sequence[float], space: Space
 ) -> float:
-    """Choose the temperature of the data-set weights under which the mix is most likely on held-out clips.
+    """Choose the temperature of the data-set weights under which the mix, once calibrated, is most likely.
 
-    Per-sample weights have no such choice: they see the label, so the smallest temperature always wins.
+    Before it is calibrated, a teacher would be left out for blurring the mix, as in `learn_weights`. Per-sample weights
+    have no such choice: they see the label, so the smallest temperature always wins.
 
     Args:
         logits: (clips, teachers, classes), calibrated, on clips the teachers were not trained on.
@@ -265,7 +266,7 @@ def choose_temperature(
         space: where the mix is made.
 
     Returns:
-        The member of `grid` with the lowest negative log-likelihood.
+        The member of `grid` with the lowest negative log-likelihood of the mix over its fitted temperature.
 
     Raises:
         ValueError: the grid is empty, or no clip has any teacher.
@@ -276,8 +277,8 @@ def choose_temperature(
     seen = present.any(dim=1)
 
     def likelihood_loss(temperature: float) -> float:
-        mixed = mix(logits, weights("data_set", losses, temperature, present), space)
-        return functional.nll_loss(mixed[seen], labels[seen]).item()
+        mixed = mix(logits, weights("data_set", losses, temperature, present), space)[seen]
+        return nll(mixed / fit_temperature(mixed, labels[seen]), labels[seen])
 
     return min(sorted(grid, reverse=True), key=likelihood_loss)
 

@@ -32,12 +32,6 @@ class Scores(NamedTuple):
     brier: Tensor
 
 
-def top_k(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Return whether each clip's label (clips,) is among the k largest logits (clips, classes), as bool."""
-    best = logits.topk(min(k, logits.shape[-1]), dim=-1).indices
-    return (best == labels[:, None]).any(dim=-1)
-
-
 def score(logits: Tensor, labels: Tensor) -> Scores:
     """Score the predictions of one head.
 

@@ -120,7 +120,7 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
                 network, history = learner.train(shown, _of(lesson, train, shown), seed, 0)
             chosen = _told(settled, lesson) | _routed(bank, history)
             made[seed] = _Made(*learner.finish([network]), history, chosen)
-        if _may_be_refused(student, params):
+        if student.may_be_refused(params.search):
             made = _likelier(made, _by_labels(learner, student, seen))
         for seed, one in made.items():
             (folder / f"seed-{seed}").mkdir()
@@ -142,14 +142,6 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
                 "chosen": {str(seed): one.chosen for seed, one in made.items()},
             },
         )
-
-
-def _may_be_refused(student: Student, params: Params) -> bool:
-    """Whether doing without any lesson is among what `auto` chooses from."""
-    if not isinstance(student.method, Taught):
-        return False
-    weighs = student.method.distillation_weight == "auto" and 0 in params.search.distillation_weight
-    return weighs or student.method.unlabelled_weight == "auto"
 
 
 def _by_labels(learner: Learner, student: Student, seen: list[Clip]) -> dict[int, _Made]:
@@ -410,8 +402,8 @@ def _described(student: Student) -> str:
 def _trials(student: Student, learner: Learner, unlabelled: bool) -> Any:
     """Every student that `auto` may stand for, each once, a divergence yet to be settled being forward KL.
 
-    Where some clips are `unlabelled` and a teacher was not cross-fitted, teachers speak of those alone: what they say
-    of labelled ones is what they memorised, and short trials like it.
+    Where the student learns from `unlabelled` clips and a teacher was not cross-fitted, teachers speak of those alone:
+    what they say of labelled ones is what they memorised, and short trials like it.
     """
     method, search = student.method, learner.params.search
     assert isinstance(method, Taught)
@@ -419,7 +411,7 @@ def _trials(student: Student, learner: Learner, unlabelled: bool) -> Any:
     shares: list[Any] = (
         search.distillation_weight if method.distillation_weight == "auto" else [method.distillation_weight]
     )
-    if unlabelled and method.distillation_weight == "auto":
+    if unlabelled and method.unlabelled_weight and method.distillation_weight == "auto":
         memorised = any(learner.params.folds(name) == 1 for name in student.ensemble.teachers)
         shares = [0.0] if memorised else shares
     temperatures = search.temperature if method.temperature == "auto" else [method.temperature]

@@ -317,6 +317,7 @@ class Learner:
                 models.distill.divergences,
                 models.distill.method,
                 sys.modules[type(self.method).__module__],
+                sys.modules[type(self).__module__],
                 tasks.batches,
                 tasks.gathering,
                 tasks.inference,
@@ -338,7 +339,7 @@ class Learner:
             [(clip.clip_id, clip.start_s, clip.stop_s, dict(clip.labels)) for clip in clips],
             [(clip.clip_id, clip.start_s, clip.stop_s, dict(clip.labels)) for clip in self.validation],
             [file_digest(Path(file)) for file in self.spec.pretrained if Path(file).exists()],
-            weights_digest(begin) if begin is not None else None,
+            _begun_from(begin) if begin is not None else None,
             lessons.digest if lessons else None,
             seed,
             member,
@@ -419,14 +420,35 @@ class Learner:
         return {"params_count": count_parameters(network), "gmacs": gmacs(network, self.spec.example())}
 
 
-def weights_digest(network: nn.Module) -> str:
-    """Names the weights of a network and which of them a training may change."""
+def _begun_from(network: nn.Module) -> str:
+    """Names a network that a training begins from: its layers and their numbers, their code, its weights.
+
+    Weights alone do not tell how many heads an attention has, or how much a layer drops.
+    """
     learns = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     content = hashlib.sha256()
+    for name, layer in network.named_modules():
+        numbers = {
+            key: value for key, value in vars(layer).items() if key not in _TORCHS_OWN and _is_plain(value)
+        }
+        content.update(f"{name} {type(layer).__qualname__} {sorted(numbers.items())}".encode())
     for name, value in network.state_dict().items():
         content.update(f"{name} {name in learns} {tuple(value.shape)}".encode())
         content.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return content.hexdigest()
+    code = {type(layer).__module__ for layer in network.modules()}
+    ours = sorted(name for name in code if name.partition(".")[0] in ("models", "tasks"))
+    return digest(content.hexdigest(), code_digest(*(sys.modules[name] for name in ours)))
+
+
+_TORCHS_OWN = frozenset(vars(nn.Module()))
+"""Attributes of every layer, such as whether it is in training."""
+
+
+def _is_plain(value: object) -> bool:
+    """Whether the value is the same text in every process."""
+    if isinstance(value, tuple):
+        return all(_is_plain(part) for part in value)
+    return value is None or isinstance(value, int | float | str)
 
 
 def figures(

@@ -1,15 +1,17 @@
 """From the bank of teachings to one lesson a view: weigh the teachers, mix them, choose γ on validation."""
 
 import hashlib
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.calibration import fit_temperature, nll
+from models.calibration import fit_temperature
 from models.ensemble import (
-    Space,
+    choose_temperature,
     cross_entropies,
     data_set_weights,
     learn_weights,
@@ -76,14 +78,16 @@ def mixed(
         told = torch.from_numpy(labels != NO_LABEL)
         truth, seen = torch.from_numpy(labels), present.any(1) & told
         said = torch.from_numpy(np.stack([bank[name].train[head] for name in names], 2))
-        clips, views, teachers, classes = said.shape
+        clips, views, teachers, _ = said.shape
         loss = cross_entropies(said[told].flatten(0, 1), truth[told].repeat_interleave(views))
         loss = loss.view(-1, views, teachers).mean(1)
         val = _Validation.of(bank, head, val_labels[head])
         gamma = ensemble.weights_temperature
         if gamma == "auto":
             has_none = ensemble.weights in ("uniform", "learned")
-            gamma = 1.0 if has_none else val.choose(candidates, ensemble.space)
+            gamma = 1.0
+            if not has_none:
+                gamma = choose_temperature(val.logits, val.labels, val.present, candidates, ensemble.space)
         if ensemble.weights == "learned":
             of_all = learn_weights(val.logits, val.labels, val.present, ensemble.space)
         elif ensemble.weights == "uniform":
@@ -95,15 +99,11 @@ def mixed(
         share = normalise(of_all, present)
         if ensemble.weights == "per_sample":
             share[told] = weights("per_sample", loss, gamma, present[told])
-        of_strangers = val.temperature(normalise(of_all, val.present), ensemble.space)
-        spread = share[:, None].expand(clips, views, teachers).reshape(-1, teachers)
-        lesson = mix(said.flatten(0, 1), spread, ensemble.space).view(clips, views, classes)
-        if ensemble.views == "mean":
-            lesson = (lesson.logsumexp(1, keepdim=True) - np.log(views)).expand(clips, views, classes)
+        of_strangers = _temperature(_mixed(val.said, normalise(of_all, val.present), ensemble), val.labels)
+        lesson = _mixed(said, share, ensemble)
         temperatures[head] = 1.0
         if ensemble.weights != "per_sample" and held_out:
-            flat = lesson[seen].flatten(0, 1)
-            temperatures[head] = fit_temperature(flat, truth[seen].repeat_interleave(views))
+            temperatures[head] = _temperature(lesson[seen], truth[seen])
         elif ensemble.weights != "per_sample":
             temperatures[head] = of_strangers
         divisor = torch.full((clips, 1, 1), temperatures[head])
@@ -127,6 +127,31 @@ def mixed(
     return Mixed(lessons, mean_weights, chosen, temperatures, unlabelled)
 
 
+def _mixed(said: Tensor, share: Tensor, ensemble: Ensemble) -> Tensor:
+    """The teachers' mix of every view, (clips, views, classes), with `views: mean` the same for all of a clip.
+
+    Args:
+        said: (clips, views, teachers, classes).
+        share: (clips, teachers), their weights.
+    """
+    clips, views, teachers, classes = said.shape
+    spread = share[:, None].expand(clips, views, teachers).reshape(-1, teachers)
+    found = mix(said.flatten(0, 1), spread, ensemble.space).view(clips, views, classes)
+    if ensemble.views == "mean":
+        found = _view_mean(found)[:, None].expand(clips, views, classes)
+    return found
+
+
+def _view_mean(log_probs: Tensor) -> Tensor:
+    """The log of the mean probabilities over a clip's views, axis 1."""
+    return log_probs.logsumexp(1) - math.log(log_probs.shape[1])
+
+
+def _temperature(mixture: Tensor, labels: Tensor) -> float:
+    """The temperature that calibrates a mix (clips, views, classes)."""
+    return fit_temperature(mixture.flatten(0, 1), labels.repeat_interleave(mixture.shape[1]))
+
+
 def apart(bank: dict[str, Teachings]) -> Mixed:
     """What every teacher says of every training view, each by itself, for a method that does the mixing."""
     words, content = {}, hashlib.sha256()
@@ -148,36 +173,28 @@ class _Validation:
     """What the teachers say of the validation clips, for one head.
 
     Attributes:
-        logits: (clips, teachers, classes).
+        said: (clips, views, teachers, classes), logits.
         present: bool (clips, teachers).
         labels: int64 (clips,).
     """
 
-    logits: Tensor
+    said: Tensor
     present: Tensor
     labels: Tensor
 
     @classmethod
     def of(cls, bank: dict[str, Teachings], head: str, labels: np.ndarray) -> "_Validation":
-        logits = torch.from_numpy(np.stack([teachings.val[head] for teachings in bank.values()], 1))
+        said = torch.from_numpy(np.stack([teachings.val[head] for teachings in bank.values()], 2))
         present = torch.from_numpy(np.stack([teachings.val_present for teachings in bank.values()], 1))
         seen = present.any(1)
-        return cls(logits[seen], present[seen], torch.from_numpy(labels)[seen])
+        return cls(said[seen], present[seen], torch.from_numpy(labels)[seen])
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Each teacher's mean over the views, (clips, teachers, classes)."""
+        return _view_mean(self.said.log_softmax(-1))
 
     @property
     def losses(self) -> Tensor:
-        """The cross-entropies, (clips, teachers)."""
+        """The cross-entropies of these, (clips, teachers)."""
         return cross_entropies(self.logits, self.labels)
-
-    def choose(self, candidates: list[float], space: Space) -> float:
-        """The γ of data-set weights whose mix, once calibrated, is most likely; of equal ones the largest."""
-
-        def loss(gamma: float) -> float:
-            mixture = mix(self.logits, weights("data_set", self.losses, gamma, self.present), space)
-            return nll(mixture / fit_temperature(mixture, self.labels), self.labels)
-
-        return min(sorted(candidates, reverse=True), key=loss)
-
-    def temperature(self, share: Tensor, space: Space) -> float:
-        """The temperature that calibrates the mix by the weights `share` (clips, teachers)."""
-        return fit_temperature(mix(self.logits, share, space), self.labels)

@@ -15,6 +15,7 @@ from pydantic import (
 from models.backbones import Backbone
 from models.distill import MST, Method, Omnivorous
 from models.distill.divergences import Curriculum
+from models.distill.method import Taught
 from models.distill.mst import LAYERS
 from tasks.errors import UserError
 from tasks.modalities import AnyModality
@@ -244,6 +245,13 @@ class Student(Section):
     def hears_teachers(self) -> bool:
         """Whether it learns from teachings, not from labels alone."""
         return self.learns_from.startswith("artifacts/teachings")
+
+    def may_be_refused(self, search: Search) -> bool:
+        """Whether doing without any lesson is among what `auto` chooses from."""
+        if not isinstance(self.method, Taught):
+            return False
+        weighs = self.method.distillation_weight == "auto" and 0 in search.distillation_weight
+        return weighs or self.method.unlabelled_weight == "auto"
 
 
 class Evaluate(Section):

@@ -13,6 +13,7 @@ import pandas as pd
 
 from tasks.atomic import digest, new_file
 from tasks.clips import Clip
+from tasks.report import ACTION
 
 FILE = "test_predictions.parquet"
 """Its name in a release folder."""
@@ -94,12 +95,26 @@ class Scorecard:
         """Number of test clips."""
         return int(self.table["clip_id"].nunique())
 
+    def _right(self, head: str) -> "pd.Series[bool]":
+        """Whether the most probable class is right, clip by clip.
+
+        Of an action that is put together: whether its heads are. Its names are joined by spaces, which classes may hold
+        too: "put" + "down cup" is not "put down" + "cup".
+        """
+        rows = {name: self.table[self.table["head"] == name].set_index("clip_id") for name in self.heads}
+        right = {name: of["true"] == of["predicted"] for name, of in rows.items()}
+        parts = [name for name in self.heads if name != head]
+        joined = [" ".join(names) for names in zip(*(rows[name]["true"] for name in parts), strict=True)]
+        if head == ACTION and parts and joined == rows[head]["true"].tolist():
+            return pd.concat([right[name] for name in parts], axis=1).all(axis=1)
+        return right[head]
+
     def said(self, head: str) -> Said:
         """What is known of one head, which it has."""
         rows = self.table[self.table["head"] == head]
         return Said(
             true=rows["true"].to_numpy(),
-            top1=(rows["true"] == rows["predicted"]).to_numpy(np.float64),
+            top1=self._right(head).to_numpy(np.float64),
             confidence=np.array(rows["confidence"], np.float64),
             nll=-np.log(rows["prob_true"].to_numpy(np.float64).clip(_LEAST)),
             slices={

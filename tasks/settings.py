@@ -45,8 +45,9 @@ class Settings(BaseSettings):
     loader_workers: int = Field(default=0, ge=0, description="Processes that decode views for a training.")
     slots: PositiveInt = Field(
         default_factory=lambda: max(1, len(os.sched_getaffinity(0))),
-        description="Stages that `understudy run` runs side by side; each stage uses one CPU thread or GPU, "
-        "or as many as its training has `devices`.",
+        description="Stages that `understudy run` runs side by side, each on `threads` CPU threads. Of several GPUs "
+        "each stage has one to itself (or as many as its training has `devices`); a single one they share, so set 1 "
+        "for networks that fill it.",
     )
     view_memory_bytes: int = Field(
         default_factory=lambda: memory_bytes() // 4 // max(1, len(os.sched_getaffinity(0))),
@@ -60,8 +61,8 @@ class Settings(BaseSettings):
     )
     webhook_url: SecretStr | None = Field(
         default=None,
-        description="`understudy deploy` has Prefect call it when a run fails or crashes or a challenger wins; "
-        'a POST of `{"text": …}`.',
+        description="`understudy deploy` has Prefect call it when a run fails or crashes, a challenger wins or "
+        'the champion drifts; a POST of `{"text": …}`.',
     )
     serve_root: Path | None = Field(
         default=None,

@@ -18,7 +18,7 @@ from models.calibration import fit_temperature
 from tasks.atomic import new_folder, write_json
 from tasks.clips import NO_LABEL, Clip, label_indices, read_clips, taught_clips
 from tasks.errors import UserError
-from tasks.inference import training_view_logits, view_logits
+from tasks.inference import training_view_logits
 from tasks.layout import Workspace
 from tasks.learner import Hints, Learner
 from tasks.networks import Committee
@@ -34,7 +34,8 @@ class Teachings:
         train: head → float32 (clips, views, classes), for the training clips in the order of the index, then for the
             unlabelled ones.
         train_present: bool (clips,): the clip has the teacher's modality.
-        val: head → float32 (clips, classes), one test view of every validation clip.
+        val: head → float32 (clips, views, classes), for the validation clips: what a mix is weighed and calibrated on,
+            hence views like those that a lesson is made of.
         val_present: bool (clips,).
         hints: what the networks made of every moment of the training views, where params ask for it.
     """
@@ -113,7 +114,7 @@ def teach(
     seed: int,
     hints: bool,
 ) -> Teachings:
-    """What the committee says of the training views of `train` (see `taught_clips`) and of the validation clips.
+    """What the committee says of the views of the clips `train` (see `taught_clips`) and `validation`.
 
     Out-of-fold predictions get a temperature of their own, fitted on themselves: a single network is calibrated
     otherwise than the committee's mean.
@@ -134,8 +135,8 @@ def teach(
             truth = torch.from_numpy(labels[head][rows]).repeat_interleave(values.shape[1])
             temperature[member != NO_FOLD] = fit_temperature(flat, truth)
         calibrated[head] = values / temperature[:, None, None]
-    said, heard = view_logits(committee, learner.shards, validation, 1, 1)
-    val = {head: values[:, 0] / np.float32(committee.temperature[head]) for head, values in said.items()}
+    said, heard = training_view_logits(committee, learner.shards, validation, seed)
+    val = {head: values / np.float32(committee.temperature[head]) for head, values in said.items()}
     return Teachings(calibrated, seen, val, heard, given)
 
 
@@ -188,11 +189,12 @@ def load_bank(
     for name in teachers:
         file = folder / name / f"seed-{seed}.safetensors"
         if not file.exists():
-            raise UserError("no teachings", file=file, remedy=f"run `dvc repro teach@{name}`")
+            raise UserError(
+                "no teachings", file=file, remedy="`dvc repro` makes them before who learns from them"
+            )
         clips = json.loads((folder / name / "clips.json").read_text(encoding="utf-8"))
         if clips != {"train": [c.clip_id for c in train], "val": [c.clip_id for c in validation]}:
-            raise UserError(
-                "these teachings are of other clips", file=file, remedy=f"run `dvc repro teach@{name}`"
-            )
+            remedy = "`dvc repro` makes them anew before who learns from them"
+            raise UserError("these teachings are of other clips", file=file, remedy=remedy)
         bank[name] = Teachings.load(file)
     return bank

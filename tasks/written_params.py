@@ -3,19 +3,26 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import StringIO
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
+from models.distill import Method
 from tasks.params import Params
 from tasks.survey import Summary
 
 _FOLDS = 3
 _UNMEASURED = {"distillation_weight": "auto", "ground_truth_weight": 0.5, "unlabelled_weight": "auto"}
 """What validation is to settle for a student."""
+_NEED_HINTS = {
+    get_args(method.model_fields["kind"].annotation)[0]
+    for method in get_args(get_args(Method)[0])
+    if method.needs_hints
+}
+"""The kinds of methods that learn from features."""
 
 
 def written_params(text: str, current: Params, found: Summary) -> tuple[str, list[str]]:
@@ -144,12 +151,14 @@ class _Draft:
             for teacher in [teacher for teacher in heard if teacher not in known]:
                 heard.remove(teacher)
             lesson, _, teacher = student["learns_from"].rpartition("/")
-            if lesson == "artifacts/teachings" and teacher not in known:
+            is_lost = lesson == "artifacts/teachings" and teacher not in known
+            if is_lost:
                 student["learns_from"] = lesson
-                heard.extend(teachers)
+            if student.get("ensemble") and (is_lost or not heard):
+                heard.extend(name for name in teachers if name not in heard)
                 self.notes.append(f"students.{name} now learns from all teachers")
             of_one = [teachers[teacher] for teacher in heard if teacher in teachers]
-            if student["method"]["kind"] == "hints" and not any(teacher["hints"] for teacher in of_one):
+            if student["method"]["kind"] in _NEED_HINTS and not any(teacher["hints"] for teacher in of_one):
                 for teacher in of_one:
                     teacher["hints"] = True
                 self.notes.append(f"students.{name} now has hints of all its teachers")

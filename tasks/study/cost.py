@@ -1,11 +1,12 @@
 """What trainings cost: what is to come, counted from params, and what was, measured by the trainings themselves."""
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from models.distill import Omnivorous
 from models.distill.method import Taught
 from tasks.clips import read_clips
 from tasks.layout import Workspace
@@ -15,8 +16,8 @@ from tasks.params import Params, Student
 def clips_shown(params: Params, train_clips: int) -> dict[str, float]:
     """Stage → clips that its trainings show to a network, each counted once an epoch; stages that train alone.
 
-    Short trials that settle `auto` are counted too, clips without a modality as if they had it. A network of several
-    branches counts as so many.
+    Counted too: short trials that settle `auto`, full trainings without the lesson that it may be held against, clips
+    without a modality as if they had it. A network of several branches counts as so many.
     """
     seeds = len(params.seeds)
 
@@ -36,7 +37,9 @@ def clips_shown(params: Params, train_clips: int) -> dict[str, float]:
         shown[f"specialise@{name}"] = epochs * networks * train_clips
     for name, student in params.students.items():
         trials = params.search.epochs * _trials(params, student)
-        shown[f"distill@{name}"] = (seeds * student.training.epochs + trials) * train_clips
+        branches = 1 + len(student.method.teachers) if isinstance(student.method, Omnivorous) else 1
+        full = seeds * student.training.epochs * (2 if student.may_be_refused(params.search) else 1)
+        shown[f"distill@{name}"] = (full * branches + trials) * train_clips
     return {stage: float(count) for stage, count in shown.items()}
 
 
@@ -80,13 +83,22 @@ def _seconds_an_epoch(curves: Path) -> list[float]:
     return [median(seconds) for seconds in networks.values()]
 
 
-def training_cost(curves: Path, about: Mapping[str, Any], epochs: int, clips: int) -> dict[str, Any]:
+def training_cost(
+    curves: Path, about: Mapping[str, Any], epochs: int, clips: int, beside: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """What the trainings of one model cost, from its curves.csv and its teacher.json or student.json.
+
+    Args:
+        curves: its curves.csv.
+        about: its teacher.json or student.json.
+        epochs: of each training.
+        clips: that it learns from.
+        beside: teacher.json of each teacher whose network is trained beside its own, as a branch.
 
     Returns:
         networks: how many were trained, over all seeds; seconds: of all of them, as measured when each was trained,
-        wherever that was; seconds_per_seed: seed → the same of that seed; clips: shown, over all of them;
-        gmacs: 10⁹ multiply-adds of their forward passes, GMACs of a view × clips shown.
+        wherever that was; seconds_per_seed: seed → the same of that seed; clips: shown, over all of them, those
+        without its modality too; gmacs: 10⁹ multiply-adds of their forward passes, GMACs of a view × clips shown.
     """
     per_seed: dict[str, float] = {}
     networks = set()
@@ -101,5 +113,5 @@ def training_cost(curves: Path, about: Mapping[str, Any], epochs: int, clips: in
         "seconds": sum(per_seed.values()),
         "seconds_per_seed": per_seed,
         "clips": shown,
-        "gmacs": shown * about["gmacs"] / members,
+        "gmacs": shown * sum(each["gmacs"] / each["members"] for each in (about, *beside)),
     }

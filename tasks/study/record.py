@@ -6,7 +6,7 @@ replaces what changed, and takes away what the study no longer has (MLflow keeps
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,9 @@ def record(study: Mapping[str, Any], report: Path, workspace: Workspace) -> str:
     """
     client = tracking.client(workspace)
     experiment_id = tracking.experiment_named(client, workspace, experiment_of(study["name"]))
-    known = {run.data.tags.get(_CELL, ""): run for run in _runs(client, experiment_id)}
+    known: dict[str, list[Run]] = {}  # of a cell several where a recording was cut off
+    for run in _runs(client, experiment_id):
+        known.setdefault(run.data.tags.get(_CELL, ""), []).append(run)
     commit = tracking.git_commit(workspace)
     written = 0
     wanted: set[str] = set()
@@ -75,10 +77,10 @@ def record(study: Mapping[str, Any], report: Path, workspace: Workspace) -> str:
         for cell in seed_cells(study, data):
             wanted.add(cell.name)
             written += _put(client, experiment_id, known, cell, parent, commit)[1]
-    for name, run in known.items():
+    for name, runs in known.items():
         failed = name.partition("/")[0] in study["failed"]  # its runs are of an earlier time, and kept
         if name not in wanted and not failed:
-            client.delete_run(run.info.run_id)
+            _delete(client, runs)
     cells = sum(1 + len(data["methods"]) * len(study["seeds"]) for data in study["data_sets"])
     return f"MLflow experiment {experiment_of(study['name'])}: {cells} runs, {written} of them new"
 
@@ -96,7 +98,7 @@ def _runs(client: "MlflowClient", experiment_id: str) -> "Iterator[Run]":
 def _put(
     client: "MlflowClient",
     experiment_id: str,
-    known: "Mapping[str, Run]",
+    known: "Mapping[str, list[Run]]",
     cell: Cell,
     parent: str,
     commit: str,
@@ -105,10 +107,11 @@ def _put(
     from mlflow.entities import Metric, Param
 
     content = digest(cell.params, cell.metrics, cell.tags, cell.files, parent)
-    there = known.get(cell.name)
-    finished = there is not None and there.info.status == "FINISHED"
-    if there is not None and finished and there.data.tags.get(_CONTENT) == content:
-        return there.info.run_id, False
+    others = known.get(cell.name, [])
+    for run in others:
+        if run.info.status == "FINISHED" and run.data.tags.get(_CONTENT) == content:
+            _delete(client, [other for other in others if other is not run])
+            return run.info.run_id, False
     tags = {_CELL: cell.name, _CONTENT: content, "git_commit": commit, **cell.tags}
     tags |= {_PARENT: parent} if parent else {}
     tags["mlflow.source.name"] = "understudy study"
@@ -122,9 +125,13 @@ def _put(
     for name, text in cell.files.items():
         client.log_text(run_id, text, name)
     client.set_terminated(run_id, "FINISHED")
-    if there is not None:
-        client.delete_run(there.info.run_id)
+    _delete(client, others)
     return run_id, True
+
+
+def _delete(client: "MlflowClient", runs: "Iterable[Run]") -> None:
+    for run in runs:
+        client.delete_run(run.info.run_id)
 
 
 def parent_cell(study: Mapping[str, Any], data: Mapping[str, Any], report: Path) -> Cell:

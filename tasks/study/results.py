@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from models.distill import Omnivorous
 from tasks.clips import read_clips
 from tasks.errors import UserError
 from tasks.layout import Workspace
@@ -106,7 +107,7 @@ def _data_set(study: Study, data: Finished) -> dict[str, Any]:
                 "settings": data.params.students[name].model_dump(),
                 "chosen": comparison["chosen"][name],
                 "teacher_weights": _mean_weights(comparison["chosen"][name]),
-                "teachers": _heard(data.params, name),
+                "teachers": data.params.heard_by(name),
                 "heads": _told(figures[name]),
                 "differences": differences.get(name),
                 "inference": {key: rows[name][key] for key in ("params", "gmacs", "views")},
@@ -230,11 +231,6 @@ def _figure(figure: Figure) -> dict[str, Any]:
     }
 
 
-def _heard(params: Params, method: str) -> list[str]:
-    ensemble = params.students[method].ensemble
-    return list(ensemble.teachers) if ensemble and params.students[method].hears_teachers else []
-
-
 def _cost(data: Finished, name: str, train_clips: int) -> dict[str, Any]:
     """What the trainings of a method or teacher cost; see `training_cost`."""
     folder: Path
@@ -244,5 +240,10 @@ def _cost(data: Finished, name: str, train_clips: int) -> dict[str, Any]:
     else:
         folder, epochs = data.workspace.teacher(name), data.params.teachers[name].training.epochs
         about = folder / "teacher.json"
-    facts = json.loads(about.read_text(encoding="utf-8"))
-    return training_cost(folder / "curves.csv", facts, epochs, train_clips)
+    method = data.params.students[name].method if name in data.params.students else None
+    beside = method.teachers if isinstance(method, Omnivorous) else []
+    facts, *branches = (
+        json.loads(file.read_text(encoding="utf-8"))
+        for file in (about, *(data.workspace.teacher(teacher) / "teacher.json" for teacher in beside))
+    )
+    return training_cost(folder / "curves.csv", facts, epochs, train_clips, branches)

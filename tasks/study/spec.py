@@ -215,6 +215,12 @@ def compose(source: Source, data_set: str, clone_params: Path, found: Summary | 
                 f"{data_set} has no videos for the baseline: {left_out[source.study.baseline]}",
                 ("methods", source.study.baseline),
             )
+        if len(left_out) == len(source.study.methods) - 1:
+            raise source.refuse(
+                f"{data_set} has the senses of no method but the baseline",
+                ("data_sets", data_set),
+                "leave it out, or add a method that hears other teachers",
+            )
         for name in left_out:
             fitted["students"].pop(name, None)
         if fitted["register"]["student"] in left_out:
@@ -251,13 +257,15 @@ def _changed(source: Source, data_set: str, base: Path) -> dict[str, Any]:
 
 
 def _bare(values: dict[str, Any]) -> dict[str, Any]:
-    """The same without the students that hear a teacher the study leaves out: methods take their place anyway."""
+    """The same without the students that hear what the study leaves out: methods take their place anyway."""
     known = {*values["teachers"], *values["fused"]}
-    kept = {
-        name: student
-        for name, student in values["students"].items()
-        if set((student.get("ensemble") or {}).get("teachers", [])) <= known
-    }
+
+    def has_all(student: Mapping[str, Any]) -> bool:
+        if student["method"]["kind"] == "mst":
+            return student["learns_from"].rpartition("/")[2] in values["specialists"]
+        return set((student.get("ensemble") or student["method"]).get("teachers", [])) <= known
+
+    kept = {name: student for name, student in values["students"].items() if has_all(student)}
     return values | {"students": kept, "register": values["register"] | {"student": "auto"}}
 
 

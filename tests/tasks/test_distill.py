@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tasks.clips import Clip
-from tasks.distill import _likelier, _Made, _may_be_refused, _settle
+from tasks.distill import _likelier, _Made, _settle
 from tasks.params import Params, Training, parse
 from tasks.teach import Teachings
 
@@ -63,7 +63,7 @@ def settle(nlls, folds=3, **method):
     student = params.students["student"]
     learner = Scripted(params, student.training, student.method, nlls, [])
     nobody = {head: np.zeros((0, 1, size), np.float32) for head, size in params.class_counts.items()}
-    heard = {head: np.zeros((1, size), np.float32) for head, size in params.class_counts.items()}
+    heard = {head: np.zeros((1, 1, size), np.float32) for head, size in params.class_counts.items()}
     bank = {"rgb": Teachings(nobody, np.zeros(0, bool), heard, np.ones(1, bool), None)}
     return learner, bank, student
 
@@ -177,6 +177,13 @@ def test_teachers_that_were_not_cross_fitted_speak_of_clips_without_labels_alone
     assert {method.distillation_weight for method in tried} == {0.0, 0.5, 1.0}
 
 
+def test_where_such_clips_are_left_out_the_teachers_word_on_labelled_ones_is_weighed():
+    """Else there would be no lesson at all, whatever the search may choose from."""
+    wanted = {"distillation_weight": "auto", "unlabelled_weight": 0.0}
+    _, tried = settled(harmful, [NOBODY_LABELLED], folds=1, **wanted)
+    assert {method.distillation_weight for method in tried} == {0.0, 0.5, 1.0}
+
+
 def test_short_trials_do_not_refuse_clips_without_labels():
     found, _ = settled(harmful, [NOBODY_LABELLED], **EVERYTHING_AUTO)
     assert found.unlabelled_weight == 1.0
@@ -214,7 +221,7 @@ def test_trained_to_the_end_a_lesson_stays_unless_labels_alone_are_likelier_over
 )
 def test_only_an_auto_weight_may_be_refused(method, may):
     learner, _, student = settle(harmful, **method)
-    assert _may_be_refused(student, learner.params) is may
+    assert student.may_be_refused(learner.params.search) is may
 
 
 def test_without_such_clips_there_is_nothing_to_weigh():

@@ -218,6 +218,19 @@ def test_hints_outlive_the_teacher_that_gave_them(clone: Workspace, source: Path
     assert any("hints of all its teachers" in note for note in notes)
 
 
+def test_who_heard_only_what_is_gone_hears_all_that_is_left(clone: Workspace, source: Path):
+    values = yaml.safe_load(clone.params.read_text())
+    values["students"]["student"]["ensemble"]["teachers"] = ["detections"]  # and the source has none
+    values["students"]["student"]["method"] |= {"kind": "rkd", "distance_weight": 1.0, "angle_weight": 2.0}
+    values["teachers"]["detections"]["hints"] = True
+    clone.params.write_text(yaml.safe_dump(values))
+    text, notes = rewritten(clone, source)
+    found = params.parse(text, clone.params)
+    assert found.students["student"].ensemble.teachers == list(found.teachers)
+    assert all(teacher.hints for teacher in found.teachers.values())
+    assert any("learns from all teachers" in note for note in notes)
+
+
 def test_no_sound_at_all_drops_audio(clone: Workspace, source: Path, films):
     for video in (source / "videos").iterdir():
         films.write(video, films.grey(10))

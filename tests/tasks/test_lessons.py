@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
+from models.calibration import fit_temperature
 from tasks.clips import NO_LABEL, Clip, folds
 from tasks.lessons import mixed
 from tasks.params import Ensemble
@@ -17,7 +19,7 @@ def teacher(sureness, present=(True,) * 4, views=2):
     """Says the truth with this logit (negative: a lie)."""
     train = np.zeros((4, views, 3), np.float32)
     train[np.arange(4), :, LABELS["action"]] = sureness
-    val = np.eye(3, dtype=np.float32) * sureness
+    val = np.repeat(np.eye(3, dtype=np.float32)[:, None] * sureness, views, axis=1)
     return Teachings({"action": train}, np.array(present), {"action": val}, np.ones(3, bool), None)
 
 
@@ -129,3 +131,30 @@ def test_clips_without_labels_are_mixed_by_the_data_set_and_calibrated_on_valida
     assert said.argmax() == 0  # what the good teacher says, though no label tells that it is good
     assert np.exp(alone.lessons.log_probs["action"][3, 0]).max() > 0.95
     assert mix(bank).unlabelled_temperature == {}
+
+
+def test_the_mean_over_views_is_what_is_calibrated():
+    """It is more cautious than any view, so a temperature of single views would leave the lesson too cautious."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 3, 300)
+    logits = 2.0 * np.eye(3)[truth][:, None] + random.normal(0.0, 2.0, (300, 8, 3))
+    said, seen = logits.astype(np.float32), np.ones(300, bool)
+    bank = {"one": Teachings({"action": said}, seen, {"action": said}, seen, None)}
+    nobody, labels = {"action": np.full(300, NO_LABEL)}, {"action": truth}
+
+    def found(views):
+        ensemble = Ensemble(
+            teachers=["one"], weights="uniform", weights_temperature=1.0, space="probs", views=views
+        )
+        return mixed(ensemble, bank, nobody, labels, CANDIDATES, held_out=False)
+
+    mean, same = found("mean"), found("same")
+    probs = torch.from_numpy(logits).softmax(-1)
+    by_hand = fit_temperature(probs.mean(1).log(), torch.from_numpy(truth))
+    assert mean.unlabelled_temperature["action"] == pytest.approx(by_hand, rel=1e-3)
+    assert mean.unlabelled_temperature["action"] < same.unlabelled_temperature["action"]
+    assert np.allclose(
+        mean.lessons.log_probs["action"][:, 0],
+        (probs.mean(1).log() / by_hand).log_softmax(-1),
+        atol=1e-3,
+    )

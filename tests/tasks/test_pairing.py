@@ -68,6 +68,19 @@ def test_the_digest_names_clips_and_labels_and_nothing_else():
     assert card("aabb").digest != card("aabb", true="abab").digest
 
 
+def test_an_action_is_right_where_its_heads_are_and_not_where_its_name_reads_the_same():
+    """Names of an action are joined by spaces, which classes may hold too."""
+    rows = [
+        ("action", "put down cup", "put down cup"),
+        ("verb", "put", "put down"),
+        ("noun", "down cup", "cup"),
+    ]
+    table = pd.DataFrame(rows, columns=["head", "true", "predicted"])
+    table = table.assign(clip_id="c0", confidence=0.75, prob_true=0.5)
+    assert Scorecard(table).said("action").top1.tolist() == [0.0]
+    assert Scorecard(table[:1]).said("action").top1.tolist() == [1.0]  # a head of that name, not put together
+
+
 def test_a_probability_that_underflowed_has_a_finite_nll():
     assert np.isfinite(card("aabb", prob_true=0.0).said("verb").nll).all()
 

@@ -125,6 +125,18 @@ def test_masks_were_trained_and_the_best_were_kept(trainings: list[dict[str, Any
         assert torch.equal(value, made.state_dict()[name]), f"{name} was to stay as stage 1 left it"
 
 
+def test_other_attention_is_another_training_though_the_weights_are_alike(
+    trainings: list[dict[str, Any]], workspace: Workspace, params: Params
+):
+    """Attention of two heads has the weights of one with one, to the shape; only its layer says how many."""
+    learner = fuse.fused_learner(params, workspace, "both")
+    clips = read_clips(workspace.index, "train")
+    one, two = (torch.nn.MultiheadAttention(6, heads) for heads in (1, 2))
+    two.load_state_dict(one.state_dict())
+    keys = [learner._key(clips, None, 0, 0, learner.training, begin) for begin in (one, two, one)]  # type: ignore[arg-type]
+    assert keys[0] == keys[2] != keys[1]
+
+
 def test_a_specialist_speaks_of_the_fold_that_it_did_not_see(
     workspace: Workspace, params: Params, trainings: list[dict[str, Any]]
 ):

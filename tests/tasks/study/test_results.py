@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from tasks.clips import Clip, write_clips
 from tasks.errors import UserError
@@ -20,6 +22,7 @@ from tasks.report.predictions import Model, Prediction, TestSplit
 from tasks.report.tables import prediction_table
 from tasks.stores import tracking
 from tasks.study import page, record
+from tasks.study.cost import training_cost
 from tasks.study.results import Finished, summarise
 from tasks.study.spec import Study
 from tasks.study.table import long_table, markdown
@@ -268,6 +271,14 @@ def test_predictions_of_an_older_version_are_refused(finished: list[Finished], t
         summarise(STUDY, [old], {})
 
 
+def test_branches_that_are_trained_beside_the_students_own_cost_too(tmp_path: Path):
+    curves = tmp_path / "curves.csv"
+    curves.write_text("seed,member,epoch,seconds\n0,0,0,1.0\n0,0,1,2.0\n")
+    own, ear = {"members": 1, "gmacs": 0.5}, {"members": 3, "gmacs": 0.75}
+    assert training_cost(curves, own, 2, 10)["gmacs"] == pytest.approx(20 * 0.5)
+    assert training_cost(curves, own, 2, 10, [ear])["gmacs"] == pytest.approx(20 * (0.5 + 0.25))
+
+
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -275,7 +286,22 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return Workspace(tmp_path)
 
 
-def test_mlflow_has_a_run_a_seed_and_recording_again_adds_none(study: dict[str, Any], clone: Workspace):
+def refuse(*_: Any) -> None:
+    raise MlflowException("away")
+
+
+def replaced(data: dict[str, Any], method: str) -> dict[str, Any]:
+    """A data set of study.json in which one method has other settings."""
+    rows = [
+        row | {"settings": row["settings"] | {"new": 1}} if row["name"] == method else row
+        for row in data["methods"]
+    ]
+    return data | {"methods": rows}
+
+
+def test_mlflow_has_a_run_a_seed_and_recording_again_adds_none(
+    study: dict[str, Any], clone: Workspace, monkeypatch: pytest.MonkeyPatch
+):
     def runs() -> dict[str, Any]:
         experiment = client.get_experiment_by_name("study/made-up")
         return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
@@ -302,6 +328,16 @@ def test_mlflow_has_a_run_a_seed_and_recording_again_adds_none(study: dict[str, 
     assert {name: run.info.run_id for name, run in runs().items()} == {
         name: run.info.run_id for name, run in first.items()
     }
+    # cut off between the new run and the end of the old one: what is left over goes the next time
+    kitchen = [replaced(study["data_sets"][0], "kd"), *study["data_sets"][1:]]
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "delete_run", refuse)
+        with pytest.raises(MlflowException):
+            record.record({**study, "data_sets": kitchen}, report, clone)
+    again = record.record({**study, "data_sets": kitchen}, report, clone)
+    experiment = client.get_experiment_by_name("study/made-up")
+    named = [run.info.run_name for run in client.search_runs([experiment.experiment_id])]
+    assert sorted(named) == sorted(first), again
     # a data set that failed keeps its runs; one that the study no longer has loses them
     record.record({**study, "data_sets": study["data_sets"][:1], "failed": {"digits": "disk"}}, report, clone)
     assert runs().keys() == first.keys()

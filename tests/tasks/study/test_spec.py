@@ -214,6 +214,46 @@ def test_a_baseline_that_the_data_cannot_have_is_refused(tmp_path: Path):
         composed(tmp_path, text, SILENT)
 
 
+def test_data_with_the_senses_of_no_method_is_refused_before_anything_is_trained(tmp_path: Path):
+    """A study of the baseline alone compares nothing."""
+    ears = "like: student, learns_from: artifacts/teachings/audio, ensemble: {teachers: [audio]}"
+    head, rest = STUDY.split("methods:\n")
+    text = (
+        f"{head}methods:\n  labels: {{like: baseline}}\n  ears: {{{ears}}}\n{rest[rest.index('changes:') :]}"
+    )
+    assert "ears" in composed(tmp_path, text).params.students
+    with pytest.raises(UserError, match="sample has the senses of no method but the baseline"):
+        composed(tmp_path, text, SILENT)
+
+
+def test_an_import_does_without_students_of_specialists_and_senses_that_the_study_leaves_out(tmp_path: Path):
+    base = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    omnivorous = {"kind": "omnivorous", "teachers": ["audio"], "modality_dropout": 0.5, "head_weights": None}
+    gated = {"kind": "mst", "temperature": 4.0, "top_k": 1, "distillation_weight": 1.0, "balance_weight": 1.0}
+    gated |= {"gate_weight": 1.0, "gate_temperature": 1.0, "gate_width": 8, "head_weights": None}
+    training = base["teachers"]["rgb"]["training"]
+    base["fused"]["umt"] = {"teachers": ["rgb", "flow"], "kind": "ume", "feature_weight": 1.0, "dropout": 0.0}
+    base["fused"]["umt"]["training"] = training
+    base["specialists"]["mst"] = {
+        "fused": "umt",
+        "auxiliaries": ["flow"],
+        "temperature": 4.0,
+        "training": training,
+    }
+    base["specialists"]["mst"]["backbone"] = base["teachers"]["rgb"]["backbone"]
+    base["specialists"]["mst"]["masks"] = {"width": 6, "attention_heads": 3, "training": training}
+    like = base["students"]["baseline"]
+    base["students"]["shown"] = like | {"learns_from": "artifacts/teachers", "method": omnivorous}
+    base["students"]["gated"] = like | {"learns_from": "artifacts/teachings/mst", "method": gated}
+    params = tmp_path / "params.yaml"
+    params.write_text(yaml.safe_dump(base))
+    file = tmp_path / "study.yaml"
+    changes = "      folds: 2\n    audio: null\n  specialists: {mst: null}\n"
+    file.write_text(STUDY.replace("      folds: 2\n", changes.replace("folds: 2", "folds: 1")))
+    found = parse(spec.before_import(spec.read(file), "sample", params), params)
+    assert list(found.students) == ["baseline"]
+
+
 def test_an_import_starts_from_params_that_stand_alone(tmp_path: Path):
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.replace("      folds: 2\n", "      folds: 2\n    audio: null\n"))
