@@ -1,5 +1,6 @@
 """STUDY.yaml: what it may say, how it is refused, and the params.yaml that comes of it."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from models.distill.method import Taught
 from tasks.errors import UserError
 from tasks.params import load, parse
 from tasks.study import spec
@@ -297,6 +299,25 @@ def extended(tmp_path: Path, text: str = EXTENSION, other: str = STUDY) -> spec.
     (tmp_path / "study.yaml").write_text(other)
     (tmp_path / "mine.yaml").write_text(text)
     return spec.read(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize("senses", [True, False])
+def test_the_readmes_example_fits_data_with_all_senses_and_with_none_beside_pictures(
+    tmp_path: Path, senses: bool
+):
+    """No weight is left to be settled by an import, so every method is the one of its name."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"^```yaml\n(# benchmarks/my_study.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
+    file = tmp_path / "my_study.yaml"
+    file.write_text(text.replace("extends: study.yaml", f"extends: {SHIPPED}"))
+    found = spec.compose(
+        spec.read(file), "mine", ROOT / "params.yaml", replace(SILENT, sound=senses, detections=senses)
+    )
+    methods = {name: student.method for name, student in found.params.students.items()}
+    assert {teacher.folds for teacher in found.params.teachers.values()} == {3}
+    assert methods.keys() == set(spec.read(SHIPPED).study.methods) - found.left_out.keys()
+    taught = [method for name, method in methods.items() if isinstance(method, Taught) and name != "auto"]
+    assert {method.distillation_weight for method in taught} == {0.5}
 
 
 def test_a_study_takes_methods_of_another_and_no_data_set(tmp_path: Path):
