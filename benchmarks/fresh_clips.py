@@ -5,8 +5,8 @@ sample's generator (32 participants, 1,088 clips; 8 minutes on two cores, kept i
 student of every seed on them. After a study, its students: `--of .understudy/studies/NAME/sample --baseline labels`.
 
 The sample's 136 test clips of four people leave differences of 4 points to chance;
-these leave about 1.5. No number of params.yaml was chosen by them; the probes of docs/methods.md were judged on the
-casts 101 and 102. Intervals resample participants, since clips of one are alike.
+these leave about 1.5. No number of params.yaml was chosen by them; the probes of docs/tried.md were judged on the
+casts 101 and 102. Intervals resample participants, since clips of one are alike, and seeds.
 """
 
 import argparse
@@ -18,13 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from infra.sample.cast import LABELLED
 from infra.sample.generate import generate
-from models.calibration import action_confidence, reliability_of
-from models.metrics import bootstrap_difference, score, score_action
+from models.metrics import score, score_action
 from tasks import extract, ingest
 from tasks.atomic import new_folder
 from tasks.clips import Clip, label_indices, read_clips
@@ -32,16 +29,21 @@ from tasks.inference import view_logits
 from tasks.layout import Workspace
 from tasks.networks import Committee
 from tasks.params import Params, load
+from tasks.report.ece_interval import ece_per_seed, signed_gaps
 from tasks.settings import settings
 from tasks.shards import Shards
+from tasks.study.statistics import Figure, figure_of_gaps, mean_figure, paired
 
 CASTS = (201, 202)
 SAMPLES = 10_000
-FIGURES = ("action", "verb", "noun", "nll", "nll as trained", "ece", "ece as trained")
+BINS = 15
+PERCENT = ("action", "verb", "noun")
+OTHERS = ("ECE", "ECE scaled", "NLL", "NLL scaled")
+COMPARED = ("action", "ECE", "ECE scaled", "NLL scaled")
 
 
 def main() -> None:
-    """Print one row a student and the differences of each to the baseline."""
+    """Print a Markdown table, a row for each student."""
     parser = argparse.ArgumentParser(description="Students of the sample, scored on clips it does not hold.")
     parser.add_argument("--of", type=Path, default=Path.cwd(), help="where they were trained")
     parser.add_argument("--baseline", default="baseline", help="its name in params.yaml")
@@ -62,23 +64,46 @@ def main() -> None:
         asked = functools.partial(_scored, params, workspace, clips=clips)
         scored = dict(zip(params.students, pool.map(asked, params.students), strict=True))
 
-    shown = Table("student", *FIGURES, title=f"{len(people)} clips of {len(set(people))} participants")
-    for name, seeds in scored.items():
-        shown.add_row(
-            name, *(_mean_and_spread([np.mean(seed[figure]) for seed in seeds]) for figure in FIGURES)
-        )
-    Console(width=140).print(shown)
-    for name in (name for name in params.students if name != given.baseline):
-        for figure in FIGURES[:5]:
-            means = [
-                np.mean([seed[figure] for seed in scored[which]], axis=0) for which in (name, given.baseline)
-            ]
-            of_person = [
-                [values[people == person].mean() for person in np.unique(people)] for values in means
-            ]
-            found = bootstrap_difference(of_person[0], of_person[1], SAMPLES, seed=0)
-            low, high = found.interval
-            print(f"{name} against {given.baseline}, {figure}: {found.mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+    print(f"{len(people)} clips of {len(set(people))} participants\n")
+    print("\n".join(_table(scored, people, given.baseline)))
+
+
+def _table(scored: dict[str, list[dict[str, np.ndarray]]], people: np.ndarray, baseline: str) -> list[str]:
+    """Markdown rows: figures, and differences to the baseline with 95 % intervals over people and seeds."""
+    figures = {name: _figures(seeds, people) for name, seeds in scored.items()}
+    shown = [
+        f"{figure}{end}"
+        for figure in PERCENT + OTHERS
+        for end in ("", *[f" to `{baseline}`"] * (figure in COMPARED))
+    ]
+    rows = [f"| method | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
+    for name, own in figures.items():
+        cells = []
+        for figure in PERCENT + OTHERS:
+            scale, digits = (100, 1) if figure in PERCENT else (1, 3)
+            spread = "" if own[figure].sd is None else f" ± {scale * own[figure].sd:.{digits}f}"
+            cells.append(f"{scale * own[figure].mean:.{digits}f}{spread}")
+            if figure in COMPARED:
+                found = paired(own[figure], figures[baseline][figure]).figure
+                low, high = (scale * bound for bound in found.interval)
+                told = f"{scale * found.mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+                cells.append("" if name == baseline else told)
+        rows.append(f"| `{name}` | {' | '.join(cells)} |")
+    return rows
+
+
+def _figures(seeds: list[dict[str, np.ndarray]], people: np.ndarray) -> dict[str, Figure]:
+    """Each figure of one student; people are resampled, since clips of one are alike, and seeds."""
+    stacked = {name: np.stack([seed[name] for seed in seeds]).astype(float) for name in seeds[0]}
+
+    def by_person(values: np.ndarray) -> np.ndarray:
+        return np.stack([values[:, people == person].mean(axis=1) for person in np.unique(people)], axis=1)
+
+    found = {name: mean_figure(by_person(stacked[name]), SAMPLES) for name in (*PERCENT, "NLL scaled", "NLL")}
+    for name, sure in (("ECE", "confidence"), ("ECE scaled", "confidence scaled")):
+        gaps = by_person(signed_gaps(stacked[sure], stacked["action"], BINS))
+        found[name] = figure_of_gaps(gaps, ece_per_seed(stacked[sure], stacked["action"], BINS), SAMPLES)
+    return found
 
 
 def _draw(cast: int, workspace: Workspace) -> None:
@@ -90,7 +115,7 @@ def _draw(cast: int, workspace: Workspace) -> None:
 def _scored(
     params: Params, workspace: Workspace, student: str, clips: dict[Workspace, list[Clip]]
 ) -> list[dict[str, np.ndarray]]:
-    """For every seed the scores of all clips, one view each; ECE is one number."""
+    """For every seed the scores of all clips, one view each."""
     return list(_of_seeds(params, workspace, student, clips))
 
 
@@ -119,15 +144,11 @@ def _of_seeds(
         yield {
             "action": score_action(logits, labels).top1.numpy(),
             **{head: score(logits[head], labels[head]).top1.numpy() for head in labels},
-            "nll": score_action(scaled, labels).nll.numpy(),
-            "nll as trained": score_action(logits, labels).nll.numpy(),
-            "ece": np.array(reliability_of(*action_confidence(scaled, labels)).ece()),
-            "ece as trained": np.array(reliability_of(*action_confidence(logits, labels)).ece()),
+            "NLL": score_action(logits, labels).nll.numpy(),
+            "NLL scaled": score_action(scaled, labels).nll.numpy(),
+            "confidence": score_action(logits, labels).confidence.numpy(),
+            "confidence scaled": score_action(scaled, labels).confidence.numpy(),
         }
-
-
-def _mean_and_spread(values: list[float]) -> str:
-    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -79,12 +79,18 @@ def ece_figure(confidence: Array, correct: Array, bins: int, samples: int) -> Fi
     Resampling repeats clips, which makes bins noisier and the ECE larger than that of the split itself. The mean of
     that surplus is taken off every seed, so that draws lie around the measured ECE; they are at least 0.
     """
-    gaps = signed_gaps(confidence, correct, bins)
+    return figure_of_gaps(
+        signed_gaps(confidence, correct, bins), ece_per_seed(confidence, correct, bins), samples
+    )
+
+
+def figure_of_gaps(gaps: Array, per_seed: Array, samples: int) -> Figure:
+    """The same from the signed gaps (seeds, clips, bins), or from their means over whatever is resampled as one."""
     found, weights = [], []
-    for clips, seeds in _resamples(confidence.shape, samples):
+    for clips, seeds in _resamples(gaps.shape[:2], samples):
         found.append(np.abs(clips[None] @ gaps).sum(axis=2).T)
         weights.append(seeds)
-    per_seed, drawn = ece_per_seed(confidence, correct, bins), np.concatenate(found)
+    drawn = np.concatenate(found)
     centred = np.clip(drawn - drawn.mean(axis=0) + per_seed, 0, None)
     return Figure(per_seed, (centred * np.concatenate(weights)).sum(axis=1))
 
