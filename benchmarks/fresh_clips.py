@@ -71,11 +71,9 @@ def main() -> None:
 def _table(scored: dict[str, list[dict[str, np.ndarray]]], people: np.ndarray, baseline: str) -> list[str]:
     """Markdown rows: figures, and differences to the baseline with 95 % intervals over people and seeds."""
     figures = {name: _figures(seeds, people) for name, seeds in scored.items()}
-    shown = [
-        f"{figure}{end}"
-        for figure in PERCENT + OTHERS
-        for end in ("", *[f" to `{baseline}`"] * (figure in COMPARED))
-    ]
+    shown = []
+    for figure in PERCENT + OTHERS:
+        shown += [figure, f"{figure} to `{baseline}`"] if figure in COMPARED else [figure]
     rows = [f"| method | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
     for name, own in figures.items():
         cells = []

@@ -54,10 +54,10 @@ def mixed(
 ) -> Mixed:
     """Mix the teachings of several teachers into one lesson for every training view.
 
-    Weights come from the cross-entropies of the teachings, for each head of its own; learned ones from what the
-    teachers say of the validation clips. The mean of calibrated predictions is not calibrated, it is too cautious
-    (Rahaman & Thiery, NeurIPS 2021, arXiv 2007.08792): so the mix gets a temperature of its own, fitted where the
-    teachers did not learn. Per-sample weights have seen the label; what they mix is left as it is.
+    Weights come from the cross-entropies of each teacher's mean over a clip's views, for each head of its own; learned
+    ones from what the teachers say of the validation clips. The mean of calibrated predictions is not calibrated, it is
+    too cautious (Rahaman & Thiery, NeurIPS 2021, arXiv 2007.08792): so the mix gets a temperature of its own, fitted
+    where the teachers did not learn. Per-sample weights have seen the label; what they mix is left as it is.
 
     Clips that nobody labelled were seen by no network of a teacher, as validation clips were not: their mix is
     calibrated on those. Where weights are per sample, theirs are those of the data set.
@@ -78,20 +78,17 @@ def mixed(
         told = torch.from_numpy(labels != NO_LABEL)
         truth, seen = torch.from_numpy(labels), present.any(1) & told
         said = torch.from_numpy(np.stack([bank[name].train[head] for name in names], 2))
-        clips, views, teachers, _ = said.shape
-        loss = cross_entropies(said[told].flatten(0, 1), truth[told].repeat_interleave(views))
-        loss = loss.view(-1, views, teachers).mean(1)
+        loss = cross_entropies(_view_mean(said[told].log_softmax(-1)), truth[told])
         val = _Validation.of(bank, head, val_labels[head])
         gamma = ensemble.weights_temperature
-        if gamma == "auto":
-            has_none = ensemble.weights in ("uniform", "learned")
-            gamma = 1.0
-            if not has_none:
-                gamma = choose_temperature(val.logits, val.labels, val.present, candidates, ensemble.space)
+        if ensemble.weights in ("uniform", "learned"):
+            gamma = 1.0  # they have none
+        elif gamma == "auto":
+            gamma = choose_temperature(val.logits, val.labels, val.present, candidates, ensemble.space)
         if ensemble.weights == "learned":
             of_all = learn_weights(val.logits, val.labels, val.present, ensemble.space)
         elif ensemble.weights == "uniform":
-            of_all = torch.ones(teachers)
+            of_all = torch.ones(len(names))
         elif held_out:
             of_all = data_set_weights(loss, gamma, present[told])
         else:
@@ -99,14 +96,16 @@ def mixed(
         share = normalise(of_all, present)
         if ensemble.weights == "per_sample":
             share[told] = weights("per_sample", loss, gamma, present[told])
-        of_strangers = _temperature(_mixed(val.said, normalise(of_all, val.present), ensemble), val.labels)
-        lesson = _mixed(said, share, ensemble)
+        of_strangers = _temperature(
+            _mix_of_views(val.said, normalise(of_all, val.present), ensemble), val.labels
+        )
+        lesson = _mix_of_views(said, share, ensemble)
         temperatures[head] = 1.0
         if ensemble.weights != "per_sample" and held_out:
             temperatures[head] = _temperature(lesson[seen], truth[seen])
         elif ensemble.weights != "per_sample":
             temperatures[head] = of_strangers
-        divisor = torch.full((clips, 1, 1), temperatures[head])
+        divisor = torch.full((len(labels), 1, 1), temperatures[head])
         if not told.all():
             divisor[~told] = unlabelled[head] = of_strangers
         log_probs[head] = (lesson / divisor).log_softmax(-1).float().numpy()
@@ -127,7 +126,7 @@ def mixed(
     return Mixed(lessons, mean_weights, chosen, temperatures, unlabelled)
 
 
-def _mixed(said: Tensor, share: Tensor, ensemble: Ensemble) -> Tensor:
+def _mix_of_views(said: Tensor, share: Tensor, ensemble: Ensemble) -> Tensor:
     """The teachers' mix of every view, (clips, views, classes), with `views: mean` the same for all of a clip.
 
     Args:

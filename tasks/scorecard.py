@@ -101,13 +101,14 @@ class Scorecard:
         Of an action that is put together: whether its heads are. Its names are joined by spaces, which classes may hold
         too: "put" + "down cup" is not "put down" + "cup".
         """
-        rows = {name: self.table[self.table["head"] == name].set_index("clip_id") for name in self.heads}
-        right = {name: of["true"] == of["predicted"] for name, of in rows.items()}
-        parts = [name for name in self.heads if name != head]
-        joined = [" ".join(names) for names in zip(*(rows[name]["true"] for name in parts), strict=True)]
-        if head == ACTION and parts and joined == rows[head]["true"].tolist():
-            return pd.concat([right[name] for name in parts], axis=1).all(axis=1)
-        return right[head]
+        table = self.table.assign(right=self.table["true"] == self.table["predicted"])
+        own, parts = table[table["head"] == head], table[table["head"] != head]
+        if head == ACTION:
+            words = parts.groupby("clip_id")["true"].agg(" ".join).reindex(own["clip_id"], fill_value="")
+            # in any order: the table has heads by the alphabet, an action names them as params do
+            if [sorted(text.split()) for text in words] == [sorted(text.split()) for text in own["true"]]:
+                return parts.groupby("clip_id")["right"].all().reindex(own["clip_id"])
+        return own["right"]
 
     def said(self, head: str) -> Said:
         """What is known of one head, which it has."""

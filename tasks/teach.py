@@ -189,12 +189,10 @@ def load_bank(
     for name in teachers:
         file = folder / name / f"seed-{seed}.safetensors"
         if not file.exists():
-            raise UserError(
-                "no teachings", file=file, remedy="`dvc repro` makes them before who learns from them"
-            )
+            raise UserError("no teachings", file=file, remedy="run `dvc repro`, which makes them first")
         clips = json.loads((folder / name / "clips.json").read_text(encoding="utf-8"))
         if clips != {"train": [c.clip_id for c in train], "val": [c.clip_id for c in validation]}:
-            remedy = "`dvc repro` makes them anew before who learns from them"
+            remedy = "run `dvc repro`, which makes them anew first"
             raise UserError("these teachings are of other clips", file=file, remedy=remedy)
         bank[name] = Teachings.load(file)
     return bank

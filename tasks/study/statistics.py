@@ -85,7 +85,13 @@ def ece_figure(confidence: Array, correct: Array, bins: int, samples: int) -> Fi
 
 
 def figure_of_gaps(gaps: Array, per_seed: Array, samples: int) -> Figure:
-    """The same from the signed gaps (seeds, clips, bins), or from their means over whatever is resampled as one."""
+    """The same from signed gaps, so that what is resampled may be other than clips.
+
+    Args:
+        gaps: (seeds, units, bins), see `signed_gaps`: of clips, or their means over the clips of a participant.
+        per_seed: (seeds,), the ECE of each seed.
+        samples: number of resampled data sets.
+    """
     found, weights = [], []
     for clips, seeds in _resamples(gaps.shape[:2], samples):
         found.append(np.abs(clips[None] @ gaps).sum(axis=2).T)

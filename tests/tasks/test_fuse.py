@@ -231,7 +231,7 @@ def test_a_student_may_not_be_named_as_a_teacher(small_params: dict[str, Any], n
         Params.model_validate(values)
 
 
-@pytest.mark.parametrize("section", ["teachers", "students"])
+@pytest.mark.parametrize("section", ["teachers", "fused", "students"])
 @pytest.mark.parametrize("name", ["ensemble", "ensemble-weighted"])
 def test_nobody_may_be_named_as_a_mix_of_the_teachers(small_params: dict[str, Any], section: str, name: str):
     values = deepcopy(small_params)

@@ -126,7 +126,7 @@ def test_masks_were_trained_and_the_best_were_kept(trainings: list[dict[str, Any
 
 
 def test_other_attention_is_another_training_though_the_weights_are_alike(
-    trainings: list[dict[str, Any]], workspace: Workspace, params: Params
+    workspace: Workspace, params: Params
 ):
     """Attention of two heads has the weights of one with one, to the shape; only its layer says how many."""
     learner = fuse.fused_learner(params, workspace, "both")
