@@ -167,7 +167,10 @@ def predictions(
     """
     rgb = looks_at(committee.spec)
     if span is not None and not 0 <= span[0] < span[1]:
-        raise UserError(f"the span {span[0]:g}..{span[1]:g} s does not start before it stops, at 0 or later")
+        raise UserError(
+            f"the span {span[0]:g}..{span[1]:g} s does not start before it stops, at 0 or later",
+            remedy="give seconds from the first frame, as --start 2.2 --stop 4.5",
+        )
     committee.to(device())
     return _predictions(videos, committee, rgb, batch, top, span)
 
