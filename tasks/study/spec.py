@@ -238,7 +238,7 @@ def _text(values: Mapping[str, Any]) -> str:
 
 
 def _changed(source: Source, data_set: str, base: Path) -> dict[str, Any]:
-    """The values of the base, with the study's changes and then the data set's."""
+    """The values of the base, with the study's changes and then the data set's, less specialists of no method."""
     load(base)
     values: dict[str, Any] = yaml.safe_load(base.read_text(encoding="utf-8"))
     places: list[tuple[Place, dict[str, Any]]] = [
@@ -253,7 +253,20 @@ def _changed(source: Source, data_set: str, base: Path) -> dict[str, Any]:
                     near = suggestion(name, before[section])
                     raise source.refuse(f"{section}: there is no {name!r}{near}", (*place, section, name))
                 del values[section][name]
-    return values
+    return values | {"specialists": _listened_to(source, values)}
+
+
+def _listened_to(source: Source, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The specialists that a method learns from: to train others would be for nothing, as only students need them."""
+    taught = []
+    for method in source.study.methods.values():
+        like = values["students"].get(str(method.get("like")), {})
+        taught.append(method.get("learns_from", like.get("learns_from")))
+    return {
+        name: entry
+        for name, entry in values["specialists"].items()
+        if f"artifacts/teachings/{name}" in taught
+    }
 
 
 def _bare(values: dict[str, Any]) -> dict[str, Any]:

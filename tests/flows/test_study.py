@@ -31,6 +31,13 @@ methods:
   labels: {like: baseline}
   kd: {like: student}
 """
+GATED = """\
+  gated:
+    like: baseline
+    learns_from: artifacts/teachings/mst
+    method: {kind: mst, temperature: 4.0, top_k: 1, distillation_weight: 1.0, balance_weight: 1.0, gate_weight: 1.0,
+      gate_temperature: 1.0, gate_width: 8, head_weights: null}
+"""
 
 
 def of_several(params: dict[str, Any]) -> dict[str, Any]:
@@ -101,14 +108,16 @@ def test_what_the_study_no_longer_names_is_taken_away_and_nothing_else(clone: Cl
     params = yaml.safe_load((clone.root / "params.yaml").read_text())
     params |= of_several(params)
     (clone.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    (part,) = study.prepare(clone, source(clone), dry_run=False)
+    (part,) = study.prepare(clone, source(clone, STUDY + GATED), dry_run=False)
     artifacts = part.clone.root / "artifacts"
-    kept = ["students/kd", "teachers/rgb", "fused/umt", "teachings/rgb", "teachings/umt", "teachings/mst"]
-    for name in [*kept, "students/old", "teachers/old", "fused/old", "teachings/old"]:
+    kept = {"students/kd", "teachers/rgb", "fused/umt", "teachings/rgb", "teachings/umt"}
+    of_gated = {"students/gated", "teachings/mst"}
+    for name in [*kept, *of_gated, "students/old", "teachers/old", "fused/old", "teachings/old"]:
         (artifacts / name).mkdir(parents=True)
+    study.prepare(clone, source(clone, STUDY + GATED), dry_run=False)
+    assert {str(folder.relative_to(artifacts)) for folder in artifacts.glob("*/*")} == kept | of_gated
     study.prepare(clone, source(clone), dry_run=False)
-    left = {str(folder.relative_to(artifacts)) for folder in artifacts.glob("*/*")}
-    assert left == set(kept)
+    assert {str(folder.relative_to(artifacts)) for folder in artifacts.glob("*/*")} == kept
 
 
 @pytest.mark.usefixtures("no_plan")

@@ -365,3 +365,21 @@ HEADS_OF = {
     "study_av_digits": {"action": [str(digit) for digit in range(10)]},
     "study_fights": {"action": ["fight", "no fight"]},
 }
+
+
+def test_specialists_that_no_method_learns_from_are_not_trained(tmp_path: Path):
+    composed = spec.compose(spec.read(SHIPPED), "sample", ROOT / "params.yaml", None)
+    assert list(composed.params.specialists) == ["mst"]
+    own = (ROOT / "benchmarks" / "study_av_digits.yaml").read_text(encoding="utf-8")
+    own = own.replace("study.yaml", str(SHIPPED)).replace(
+        "av_digits.yaml", str(SHIPPED.parent / "av_digits.yaml")
+    )
+    file = tmp_path / "mine.yaml"
+    before, methods, after = own.partition("methods:\n")
+    file.write_text(before + methods + "  mst: null\n" + after.partition("  specialists:")[0])
+    found = replace(SILENT, heads=HEADS_OF["study_av_digits"], sound=True, detections=False)
+    source = spec.read(file)
+    parse(spec.before_import(source, "av_digits", ROOT / "params.yaml"), file)
+    composed = spec.compose(source, "av_digits", ROOT / "params.yaml", found)
+    assert list(composed.params.fused) == ["umt"]
+    assert composed.params.specialists == {}
