@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from models.distill.mst import MST
 from models.distill.omnivorous import Omnivorous, alone
 from models.distill.supervised import Supervised
 from models.metrics import score, score_action
-from models.network import Network
 from tasks.atomic import new_folder, write_json
 from tasks.clips import Clip, label_indices, read_clips, taught_clips
 from tasks.errors import UserError
@@ -121,7 +119,7 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
             chosen = _told(settled, lesson) | _routed(bank, history)
             made[seed] = _Made(*learner.finish([network]), history, chosen)
         if student.may_be_refused(params.search):
-            made = _likelier(made, _by_labels(learner, student, seen))
+            made = _unless_worse(learner, made, _by_labels(learner, student, seen))
         for seed, one in made.items():
             (folder / f"seed-{seed}").mkdir()
             one.committee.save(folder / f"seed-{seed}")
@@ -157,24 +155,38 @@ def _by_labels(learner: Learner, student: Student, seen: list[Clip]) -> dict[int
     return made
 
 
-def _likelier(taught: dict[int, _Made], by_labels: dict[int, _Made]) -> dict[int, _Made]:
-    """Those under which the validation clips' actions are likelier, as a mean over the seeds: a lesson may be refused.
+def _unless_worse(
+    learner: Learner, taught: dict[int, _Made], by_labels: dict[int, _Made]
+) -> dict[int, _Made]:
+    """Those taught, unless the validation clips' actions are likelier by labels alone, as a mean over the seeds.
 
-    Trained to the end, not for a trial: a lesson pays late (Beyer et al., CVPR 2022, arXiv 2106.05237).
+    Trained to the end, not for a trial: a lesson pays late (Beyer et al., CVPR 2022, arXiv 2106.05237). Likelier by
+    more than a standard error, as in `_preferred`: where validation cannot tell the two apart the lesson stays, as it
+    also calibrates.
     """
 
-    def loss(made: Mapping[int, _Made]) -> float:
-        return mean(one.figures["action"]["nll"] for one in made.values())
+    def losses(made: Mapping[int, _Made]) -> np.ndarray:
+        of_seeds = [_losses(learner, one.committee)[_ACTION] for one in made.values()]
+        return np.asarray(np.mean(of_seeds, axis=0))
 
-    told, untold = loss(taught), loss(by_labels)
-    refused = untold < told
+    told, untold = losses(taught), losses(by_labels)
+    error = _standard_error(told - untold)
+    refused = bool(told.mean() - untold.mean() > error)
     print(
-        f"auto: validation NLL of the action {told:.4f} by the lesson, {untold:.4f} by labels alone: "
+        f"auto: validation NLL of the action {told.mean():.4f} by the lesson, {untold.mean():.4f} by labels alone, "
+        f"standard error of the difference {error:.4f}: "
         + ("the lesson is refused" if refused else "the lesson stays")
     )
     kept = by_labels if refused else taught
-    verdict = {"refusal": {"lesson": told, "labels": untold, "refused": refused}}
-    return {seed: replace(kept[seed], chosen=one.chosen | verdict) for seed, one in taught.items()}
+    refusal = {
+        "lesson": float(told.mean()),
+        "labels": float(untold.mean()),
+        "error": error if np.isfinite(error) else None,
+        "refused": refused,
+    }
+    return {
+        seed: replace(kept[seed], chosen=one.chosen | {"refusal": refusal}) for seed, one in taught.items()
+    }
 
 
 def _bank(
@@ -275,7 +287,7 @@ def _settle(
     the baseline, tried once whatever τ, for a head that is better off without. The first candidates are taken unless
     others are likelier on validation beyond chance (`_preferred`): first τ, γ and λ_KD by the action, then λ_KD by
     every head. Whether any lesson is better than none is not for short trials to say, as lessons pay late: if all heads
-    would be without, they keep the λ_KD of the best trial with a lesson, and `_likelier` decides. The divergence is
+    would be without, they keep the λ_KD of the best trial with a lesson, and `_unless_worse` decides. The divergence is
     settled last, at these numbers: a full grid would take as many times longer as there are candidates. Until then it
     is forward KL.
     """
@@ -292,7 +304,7 @@ def _settle(
             lesson = _lesson(learner, trial, bank, train, validation)
             shown = _shown(trial, seen)
             network, _ = trying.train(shown, _of(lesson, train, shown), seed, 0, training)
-            losses = _losses(trying, network)
+            losses = _losses(trying, trying.finish([network])[0])
             told = ", ".join(f"{head} {values.mean():.4f}" for head, values in losses.items())
             print(f"auto {learner.name}: {_described(trial)} → validation NLL {told}")
             found.append(Trial(trial, losses))
@@ -316,9 +328,8 @@ def _settle(
     return best
 
 
-def _losses(learner: Learner, network: Network) -> dict[str, np.ndarray]:
+def _losses(learner: Learner, committee: Committee) -> dict[str, np.ndarray]:
     """NLL of every validation clip after the fitted temperature, of the action and of each head."""
-    committee, _ = learner.finish([network])
     logits, labels = learner.predictions(committee)
     calibrated = committee.calibrated(logits)
     losses = {_ACTION: score_action(calibrated, labels).nll}
@@ -335,8 +346,12 @@ def _preferred(found: list[Trial], head: str = _ACTION) -> Trial:
     """
     first, best = found[0], min(found, key=lambda trial: float(trial.losses[head].mean()))
     gain = first.losses[head] - best.losses[head]
-    error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf
-    return best if gain.mean() > error else first
+    return best if gain.mean() > _standard_error(gain) else first
+
+
+def _standard_error(gain: np.ndarray) -> float:
+    """Of the mean of `gain`, (clips,), by the choice of the clips; infinite where there is but one."""
+    return float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else np.inf
 
 
 def _is_taught(student: Student) -> bool:

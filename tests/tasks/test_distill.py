@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tasks.clips import Clip
-from tasks.distill import _likelier, _Made, _settle
+from tasks.distill import _Made, _settle, _unless_worse
 from tasks.params import Params, Training, parse
 from tasks.teach import Teachings
 
@@ -33,6 +33,9 @@ class Scripted:
         assert training.epochs == self.params.search.epochs
         self.tried.append(self.method)
         return None, []
+
+    def finish(self, members):
+        return None, {}
 
     def losses(self):
         """Of 20 clips: the scripted NLL, and by how much it differs from clip to clip, where that is scripted, too."""
@@ -190,25 +193,37 @@ def test_short_trials_do_not_refuse_clips_without_labels():
     assert found.distillation_weight == {"verb": 0.0, "noun": 0.0}
 
 
-def made(*nlls):
-    """Students of seeds 0, 1, … by their NLL of the action on validation."""
+def made(*losses):
+    """Students of seeds 0, 1, … that stand for the NLL of the action of three validation clips."""
     return {
-        seed: _Made(f"{seed} of {len(nlls)}", {"action": {"nll": nll}}, [], {"temperature": 1.0})  # type: ignore[arg-type]
-        for seed, nll in enumerate(nlls)
+        seed: _Made(np.array(nlls), {}, [], {"temperature": 1.0})  # type: ignore[arg-type]
+        for seed, nlls in enumerate(losses)
     }
 
 
-@pytest.mark.parametrize(("by_labels", "refused"), [((1.0, 2.2), True), ((1.1, 2.3), False)])
-def test_trained_to_the_end_a_lesson_stays_unless_labels_alone_are_likelier_over_the_seeds(
-    by_labels, refused
+@pytest.mark.parametrize(
+    ("by_labels", "refused"),
+    [
+        (
+            ((1.0, 1.1, 1.2), (2.0, 1.9, 1.8)),
+            True,
+        ),  # likelier by 0.1 with every clip, as a mean over the seeds
+        (((1.0, 1.1, 1.2), (2.4, 1.9, 1.4)), False),  # by 0.1 too, with a standard error of 0.12
+        (((1.2, 1.3, 1.4), (2.2, 2.1, 2.0)), False),  # less likely
+    ],
+)
+def test_trained_to_the_end_a_lesson_stays_unless_labels_are_likelier_beyond_chance(
+    monkeypatch, by_labels, refused
 ):
-    taught, untold = made(1.2, 2.1), made(*by_labels)
-    kept = _likelier(taught, untold)
+    monkeypatch.setattr("tasks.distill._losses", lambda _, committee: {"action": committee})
+    taught, untold = made((1.1, 1.2, 1.3), (2.1, 2.0, 1.9)), made(*by_labels)
+    kept = _unless_worse(None, taught, untold)  # type: ignore[arg-type]
     for seed, one in kept.items():
         assert one.committee is (untold if refused else taught)[seed].committee
         assert one.chosen["temperature"] == 1.0
         assert one.chosen["refusal"]["refused"] is refused
-        assert one.chosen["refusal"]["lesson"] == pytest.approx(1.65)
+        assert one.chosen["refusal"]["lesson"] == pytest.approx(1.6)
+        assert one.chosen["refusal"]["labels"] == pytest.approx(np.mean(by_labels))
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,7 @@ def test_the_card_of_a_refused_lesson_says_who_did_not_teach(workspace):
     file = workspace.student("student") / "student.json"
     about = json.loads(file.read_text())
     for chosen in about["chosen"].values():
-        chosen["refusal"] = {"lesson": 1.5, "labels": 1.25, "refused": True}
+        chosen["refusal"] = {"lesson": 1.5, "labels": 1.25, "error": 0.125, "refused": True}
     write_json(file, about)
     register.package(parsed(), workspace)
     card = (workspace.release / "model_card.md").read_text()

@@ -99,7 +99,7 @@ def _settled(place: int) -> dict[str, Any]:
         "ground_truth_weight": 0.25,
         "unlabelled_weight": 1.0,
         "teacher_weights": {"verb": {"audio": 0.2 + place / 10, "boxes": 0.8 - place / 10}},
-        "refusal": {"lesson": 1.25, "labels": 1.5, "refused": False},
+        "refusal": {"lesson": 1.25, "labels": 1.5, "error": 0.125, "refused": False},
     }
 
 
@@ -237,7 +237,8 @@ def test_the_page_tells_what_auto_settled_on(study: dict[str, Any], tmp_path: Pa
     text = " ".join((tmp_path / "made-up" / "index.html").read_text().split())
     assert "τ 1.5, reverse_kl, λ of the teachers verb 0.5, noun 0, of the labels 0.25" in text
     assert f"verb audio {expected:.2f}, boxes {1 - expected:.2f}" in text
-    assert "1.250 by the lesson, 1.500 by labels alone: the lesson stays" in text
+    told = "1.250 by the lesson, 1.500 by labels alone, with a standard error of 0.125 of the difference"
+    assert f"{told}: the lesson stays" in text
 
 
 def test_the_folder_holds_a_page_that_loads_nothing_and_all_tables(study: dict[str, Any], tmp_path: Path):
