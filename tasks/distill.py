@@ -22,6 +22,7 @@ from tasks.lessons import Mixed, apart, mixed
 from tasks.networks import Committee, Spec
 from tasks.omnivorous import omnivore
 from tasks.params import MODALITY, Params, Student
+from tasks.precision import refuse_garbage
 from tasks.shards import Shards
 from tasks.teach import Teachings, load_bank
 from tasks.training import Epoch
@@ -100,6 +101,7 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
     made: dict[int, _Made] = {}
     settled: Student | None = None
     learner.check()
+    refuse_garbage(omnivore(learner) if isinstance(student.method, Omnivorous) else learner)
     with new_folder(out) as folder:
         for seed in params.seeds:
             bank = _bank(learner, student, seed, train, validation)

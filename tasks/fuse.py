@@ -31,6 +31,7 @@ from tasks.layout import Workspace
 from tasks.learner import Learner, Lessons, write_curves
 from tasks.networks import Committee, Spec
 from tasks.params import FusedTeacher, Params
+from tasks.precision import refuse_garbage
 from tasks.senses import Senses, SharedShards
 from tasks.shards import Shards
 from tasks.train_teacher import member_clips
@@ -113,6 +114,7 @@ def fuse(learner: Learner, fused: FusedTeacher, clips: list[Clip], out: Path) ->
     histories: dict[tuple[int, int], list[Epoch]] = {}
     validation = {}
     learner.check()
+    refuse_garbage(learner)
     with new_folder(out) as folder:
         for seed in params.seeds:
             branches = {

@@ -29,6 +29,7 @@ from tasks.layout import Workspace
 from tasks.learner import Learner, write_curves
 from tasks.networks import Committee, Spec
 from tasks.params import MODALITY, Params
+from tasks.precision import refuse_garbage
 from tasks.senses import Senses, SharedShards
 from tasks.shards import Shards
 from tasks.teach import teach, write_clip_names
@@ -72,7 +73,9 @@ def run(params: Params, workspace: Workspace, item: str | None) -> None:
     train, validation = taught_clips(workspace.index), read_clips(workspace.index, "val")
     labelled = [clip for clip in train if clip.labelled]
     joint = _joint_learner(params, workspace, item)
-    replace(joint, spec=_own(joint)).check()
+    own = replace(joint, spec=_own(joint))
+    own.check()
+    refuse_garbage(own)
     masks = MaskLearner(
         **{
             **vars(joint),
@@ -83,6 +86,8 @@ def run(params: Params, workspace: Workspace, item: str | None) -> None:
     )
     learners = {entry.fused: fused_learner(params, workspace, entry.fused)}
     learners |= {name: teacher_learner(params, workspace, name) for name in entry.auxiliaries}
+    for learner in learners.values():
+        refuse_garbage(learner, entry.masks.training)
     histories: dict[tuple[int, int], list[Epoch]] = {}
     validated: dict[str, dict[str, Any]] = {name: {} for name in entry.names}
     with new_folder(workspace.teachings / item) as folder:

@@ -48,6 +48,8 @@ CANNOT_CHANGE_RESULTS = {
     "tasks/params.py",
     "tasks/section.py",
     "tasks/yaml_file.py",
+    # A training may be refused for its processor; one that is not is what it was.
+    "tasks/precision.py",
     # How bytes reach the disk whole, and the names of checkpoints; the bytes are the stage's.
     "tasks/atomic.py",
     "tasks/stores/copies.py",

@@ -1,0 +1,92 @@
+"""Whether this processor's bfloat16 can be trusted with a network's convolutions.
+
+oneDNN 3.13, which torch 2.15 brings, convolves narrow pictures wrongly in bfloat16 on processors with AMX: a kernel of
+3 × 3 and stride 2 over at most two columns and at least three rows gives what lay in memory before, in its output or in
+the gradient of its weights, without a word (measured 2026-11-29; its repository knows several such defects, as in
+https://github.com/uxlfoundation/oneDNN/pull/5494). A training may end in numbers that are none, or go on with garbage.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from tasks.errors import UserError
+from tasks.inference import device
+from tasks.learner import Learner
+from tasks.params import Training
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRIES = 3
+_WRONG = 0.1
+"""Of the largest number of the right answer. bfloat16 itself is off by 0.005."""
+_PICTURES = 32
+"""That noise is made for: enough that the processor works as it does in training, and few enough for large networks."""
+
+
+def refuse_garbage(learner: Learner, training: Training | None = None) -> None:
+    """Try every convolution of the learner's network on noise, in bfloat16 and float32: less than a second's work.
+
+    Args:
+        learner: whose network and place in params.yaml are meant.
+        training: that the network is shown in; None: the learner's own.
+
+    Raises:
+        UserError: the training is in bfloat16 on a processor that computes one of them wrongly.
+    """
+    training = training or learner.training
+    if training.precision != "bfloat16" or device().type != "cpu":
+        return
+    network = learner.spec.empty_network().eval()
+    seen: dict[str, tuple[nn.Module, Tensor]] = {}
+
+    def watch(name: str, layer: nn.Module) -> None:
+        layer.register_forward_hook(lambda _, inputs, __: seen.update({name: (layer, inputs[0])}))
+
+    convolutions = [found for found in network.named_modules() if isinstance(found[1], _CONVOLUTIONS)]
+    for name, layer in convolutions:
+        watch(name, layer)
+    with torch.inference_mode():
+        network(learner.spec.example())
+    for name, (layer, x) in seen.items():
+        if _is_wrong(layer, x):
+            size = " × ".join(str(length) for length in x.shape[1:])
+            raise UserError(
+                f"{learner.name}: this processor computes the convolution {name} of {size} numbers wrongly in bfloat16",
+                file=learner.workspace.params,
+                remedy="set precision: float32 in its training, or show it larger pictures",
+            )
+
+
+def _is_wrong(layer: nn.Module, example: Tensor) -> bool:
+    """Whether bfloat16 gives other outputs or gradients than float32, for inputs of the shape of `example`'s."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(_PICTURES, *example.shape[1:], generator=generator)
+    if example.dim() == 4 and example.is_contiguous(memory_format=torch.channels_last):
+        noise = noise.to(memory_format=torch.channels_last)
+    right = _computed(layer, noise, torch.float32)
+    for _ in range(_TRIES):
+        _spoil_free_memory(right)
+        found = _computed(layer, noise, torch.bfloat16)
+        for wanted, value in zip(right, found, strict=True):
+            error = (value - wanted).abs().max()
+            if not error <= _WRONG * wanted.abs().max():  # of what is no number, too
+                return True
+    return False
+
+
+def _computed(layer: nn.Module, x: Tensor, precision: torch.dtype) -> list[Tensor]:
+    """Output, and the gradients of input and weights where every output counts alike but for its sign."""
+    x = x.clone().requires_grad_()
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+        y = layer(x)
+    signs = torch.ones(y.numel(), device=y.device)
+    signs[1::2] = -1
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    grads = torch.autograd.grad(y.float(), (x, weight), signs.view(y.shape))
+    return [value.detach().float() for value in (y, *grads)]
+
+
+def _spoil_free_memory(like: list[Tensor]) -> None:
+    """Leave what is no number where memory of these sizes is freed, so that what is read before it is written shows."""
+    for value in like:
+        for precision in (torch.float32, torch.bfloat16):
+            torch.full_like(value, torch.nan, dtype=precision)
