@@ -338,5 +338,7 @@ class _Run:
             raise result
         else:
             self.outcomes[news] = result
-        if self._board:
-            self._board.ended(news, "failed" if isinstance(result, StageFailed) else result.value)
+        if self._board and isinstance(result, StageFailed):
+            self._board.ended(news, "failed", result.reason)
+        elif self._board:
+            self._board.ended(news, result.value)

@@ -90,14 +90,15 @@ class Board:
         with self._guard:
             self._rows[stage].line = text
 
-    def ended(self, stage: str, state: State) -> None:
-        """`stage` came to its end, in `state`."""
+    def ended(self, stage: str, state: State, why: str = "") -> None:
+        """`stage` came to its end, in `state`; `why` if it failed."""
+        why = why.partition("\n")[0]
         with self._guard:
             row = self._rows[stage]
             row.seconds = time.monotonic() - row.since if row.state == "running" else None
-            row.state = state
+            row.state, row.line = state, why or row.line
         took = f" ({row.seconds:.0f} s)" if row.seconds else ""
-        self._say(f"{stage}: {state}{took}{self._left_in_words()}")
+        self._say(f"{stage}: {state}{took}{': ' + why if why else ''}{self._left_in_words()}")
 
     def did(self, stage: str) -> bool:
         """Whether `stage` gave its outputs anew in this run."""

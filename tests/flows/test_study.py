@@ -198,3 +198,12 @@ def test_a_board_says_how_long_trainings_will_take(monkeypatch: pytest.MonkeyPat
     now = 20.0
     assert board.left_s() == pytest.approx((200 + 200) / 10 / 2)
     assert Board(Console(file=io.StringIO())).left_s() is None
+
+
+def test_a_board_says_why_a_stage_failed_when_it_fails():
+    said = io.StringIO()
+    board = Board(Console(file=said, width=40))
+    board.show(Plan((Step("distill@a", "stale", "", ()),)))
+    board.running("distill@a")
+    board.ended("distill@a", "failed", "error: the loss is nan in epoch 1\n  → use precision float32")
+    assert "distill@a: failed (0 s): error: the loss is nan in epoch 1\n" in said.getvalue()
