@@ -27,6 +27,8 @@ _LOOK: dict[State, tuple[str, str]] = {
     "not started": ("-", "yellow"),
 }
 HEARTBEAT_S = 30.0
+_TOO_FAST = 4.0
+"""Times the rate known before: what is faster was not trained, but found in the cache of trainings."""
 
 
 @dataclass
@@ -119,9 +121,17 @@ class Board:
             return None
         rate, left = self._ahead.rate, self._ahead.later
         with self._guard:
-            done = [(n, row) for n, row in self._rows.items() if row.state == "ran" and n in self._ahead.work]
-            if seconds := sum(row.seconds or 0.0 for _, row in done):
-                rate = sum(self._ahead.work[name] for name, _ in done) / seconds
+            done = [
+                (self._ahead.work[name], row.seconds)
+                for name, row in self._rows.items()
+                if row.state == "ran" and name in self._ahead.work and row.seconds
+            ]
+            if (
+                self._ahead.rate is not None
+            ):  # a training that was done before takes seconds, and says nothing
+                done = [(work, took) for work, took in done if work / took < _TOO_FAST * self._ahead.rate]
+            if done:
+                rate = sum(work for work, _ in done) / sum(took for _, took in done)
             for name, row in self._rows.items():
                 if row.state in ("waiting", "running"):
                     spent = (row.elapsed_s or 0.0) * (rate or 0.0)

@@ -200,10 +200,21 @@ def test_a_board_says_how_long_trainings_will_take(monkeypatch: pytest.MonkeyPat
     assert Board(Console(file=io.StringIO())).left_s() is None
 
 
+def test_trainings_that_were_done_before_do_not_shorten_the_time_ahead(monkeypatch: pytest.MonkeyPatch):
+    now = 0.0
+    monkeypatch.setattr("flows.display.time.monotonic", lambda: now)
+    board = Board(Console(file=io.StringIO()), Ahead({"distill@a": 100, "distill@b": 300}, 0, 10, 1))
+    board.show(Plan(tuple(Step(name, "stale", "", ()) for name in ("distill@a", "distill@b"))))
+    board.running("distill@a")
+    now = 1.0  # for a hundred, at ten a second
+    board.ended("distill@a", "ran")
+    assert board.left_s() == pytest.approx(300 / 10)
+
+
 def test_a_board_says_why_a_stage_failed_when_it_fails():
     said = io.StringIO()
     board = Board(Console(file=said, width=40))
     board.show(Plan((Step("distill@a", "stale", "", ()),)))
     board.running("distill@a")
     board.ended("distill@a", "failed", "error: the loss is nan in epoch 1\n  → use precision float32")
-    assert "distill@a: failed (0 s): error: the loss is nan in epoch 1\n" in said.getvalue()
+    assert ": error: the loss is nan in epoch 1\n" in said.getvalue()

@@ -379,7 +379,7 @@ def test_specialists_that_no_method_learns_from_are_not_trained(tmp_path: Path):
     file.write_text(before + methods + "  mst: null\n" + after.partition("  specialists:")[0])
     found = replace(SILENT, heads=HEADS_OF["study_av_digits"], sound=True, detections=False)
     source = spec.read(file)
-    parse(spec.before_import(source, "av_digits", ROOT / "params.yaml"), file)
-    composed = spec.compose(source, "av_digits", ROOT / "params.yaml", found)
+    parse(spec.before_import(source, "scratch", ROOT / "params.yaml"), file)
+    composed = spec.compose(source, "scratch", ROOT / "params.yaml", found)
     assert list(composed.params.fused) == ["umt"]
     assert composed.params.specialists == {}
