@@ -1,4 +1,6 @@
-"""A study in MLflow: one experiment, a run a data set, below it a run a method and seed.
+"""A study in MLflow: one experiment, a run a method and seed, and a run a data set with its tables.
+
+They lie side by side: MLflow shows a run below another only once it is unfolded, and draws no chart of it before.
 
 Runs are named by what they are of and carry a digest of what they hold: recording again leaves what is unchanged,
 replaces what changed, and takes away what the study no longer has (MLflow keeps deleted runs restorable).
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_CELL, _CONTENT, _PARENT = "study_cell", "study_content", "mlflow.parentRunId"
+_CELL, _CONTENT = "study_cell", "study_content"
 _PAGE = 1000
 
 
@@ -71,12 +73,9 @@ def record(study: Mapping[str, Any], report: Path, workspace: Workspace) -> str:
     written = 0
     wanted: set[str] = set()
     for data in study["data_sets"]:
-        parent, is_new = _put(client, experiment_id, known, parent_cell(study, data, report), "", commit)
-        written += is_new
-        wanted.add(data["name"])
-        for cell in seed_cells(study, data):
+        for cell in (data_set_cell(study, data, report), *seed_cells(study, data)):
             wanted.add(cell.name)
-            written += _put(client, experiment_id, known, cell, parent, commit)[1]
+            written += _put(client, experiment_id, known, cell, commit)
     for name, runs in known.items():
         failed = name.partition("/")[0] in study["failed"]  # its runs are of an earlier time, and kept
         if name not in wanted and not failed:
@@ -100,20 +99,18 @@ def _put(
     experiment_id: str,
     known: "Mapping[str, list[Run]]",
     cell: Cell,
-    parent: str,
     commit: str,
-) -> tuple[str, bool]:
-    """The id of the run that holds `cell`, and whether it was made now."""
+) -> bool:
+    """Have a run that holds `cell`; whether it was made now."""
     from mlflow.entities import Metric, Param
 
-    content = digest(cell.params, cell.metrics, cell.tags, cell.files, parent)
+    content = digest(cell.params, cell.metrics, cell.tags, cell.files)
     others = known.get(cell.name, [])
     for run in others:
         if run.info.status == "FINISHED" and run.data.tags.get(_CONTENT) == content:
             _delete(client, [other for other in others if other is not run])
-            return run.info.run_id, False
+            return False
     tags = {_CELL: cell.name, _CONTENT: content, "git_commit": commit, **cell.tags}
-    tags |= {_PARENT: parent} if parent else {}
     tags["mlflow.source.name"] = "understudy study"
     run_id = client.create_run(experiment_id, run_name=cell.name, tags=tags).info.run_id
     now_ms = int(time.time() * 1000)
@@ -126,7 +123,7 @@ def _put(
         client.log_text(run_id, text, name)
     client.set_terminated(run_id, "FINISHED")
     _delete(client, others)
-    return run_id, True
+    return True
 
 
 def _delete(client: "MlflowClient", runs: "Iterable[Run]") -> None:
@@ -134,7 +131,7 @@ def _delete(client: "MlflowClient", runs: "Iterable[Run]") -> None:
         client.delete_run(run.info.run_id)
 
 
-def parent_cell(study: Mapping[str, Any], data: Mapping[str, Any], report: Path) -> Cell:
+def data_set_cell(study: Mapping[str, Any], data: Mapping[str, Any], report: Path) -> Cell:
     """The run of a data set: its tables and pictures of numbers, nothing of one method."""
     alone = {**study, "data_sets": [data], "failed": {}}
     files = {
