@@ -126,9 +126,8 @@ class Board:
                 for name, row in self._rows.items()
                 if row.state == "ran" and name in self._ahead.work and row.seconds
             ]
-            if (
-                self._ahead.rate is not None
-            ):  # a training that was done before takes seconds, and says nothing
+            if self._ahead.rate is not None:
+                # A training that was done before takes seconds, and says nothing.
                 done = [(work, took) for work, took in done if work / took < _TOO_FAST * self._ahead.rate]
             if done:
                 rate = sum(work for work, _ in done) / sum(took for _, took in done)

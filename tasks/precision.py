@@ -23,7 +23,7 @@ _PICTURES = 32
 
 
 def refuse_garbage(learner: Learner, training: Training | None = None) -> None:
-    """Try every convolution of the learner's network on noise, in bfloat16 and float32: less than a second's work.
+    """Try every convolution of the learner's network on noise, in bfloat16 and float32: seconds at most.
 
     Args:
         learner: whose network and place in params.yaml are meant.
