@@ -1,5 +1,6 @@
 """A processor whose bfloat16 convolutions give garbage is found before hours of training on it."""
 
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from tasks import distill, fuse, specialise, train_teacher
 from tasks.errors import UserError
+from tasks.params import Params
 from tasks.precision import refuse_garbage
 
 
@@ -77,3 +80,40 @@ def test_another_training_than_the_learners_own_may_be_meant():
             learner(Faulty(lambda y: y * torch.nan), precision="float32"),
             SimpleNamespace(precision="bfloat16"),  # type: ignore[arg-type]
         )
+
+
+@pytest.fixture
+def in_bfloat16(small_params: dict[str, Any]) -> Params:
+    """A teacher, a fused one, specialists and a baseline, all of whose trainings are in bfloat16."""
+    values = deepcopy(small_params)
+    training = values["teachers"]["eyes"]["training"] | {"precision": "bfloat16"}
+    for section in ("teachers", "fused", "students"):
+        for entry in values[section].values():
+            entry["training"] = training
+    values["specialists"]["mst"] = {
+        "fused": "both",
+        "auxiliaries": ["boxes"],
+        "backbone": values["teachers"]["eyes"]["backbone"],
+        "temperature": 4.0,
+        "training": training,
+        "masks": {"width": 6, "attention_heads": 3, "training": training},
+    }
+    return Params.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("stage", "item"), [(train_teacher, "eyes"), (fuse, "both"), (specialise, "mst"), (distill, "baseline")]
+)
+def test_every_stage_that_trains_asks_before_it_does(
+    stage: Any,
+    item: str,
+    in_bfloat16: Params,
+    drawn_workspace: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tasks.precision._is_wrong", lambda *_: True)
+    with pytest.raises(UserError, match=f"{item}: this processor computes the convolution backbone.*wrongly"):
+        stage.run(in_bfloat16, drawn_workspace(tmp_path), item)
+    assert not (tmp_path / ".understudy" / "trainings").exists()
