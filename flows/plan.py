@@ -66,10 +66,12 @@ def plan(clone: Clone, targets: Sequence[str] = (), force: Sequence[str] = (), p
         phase: instead of targets, all stages of this phase.
 
     Raises:
-        UserError: an unknown stage, a dvc.yaml that DVC refuses, or tracked data that is not there.
+        UserError: an unknown stage, a dvc.yaml that DVC refuses, tracked data that is not there, or a stage at work in
+            this clone, whose outputs DVC does not look at meanwhile.
         InfrastructureError: DVC's own database cannot be written, as on a full disk.
     """
     from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
     try:
@@ -92,6 +94,13 @@ def plan(clone: Clone, targets: Sequence[str] = (), force: Sequence[str] = (), p
         raise InfrastructureError(
             f"DVC's notes in {clone.dvc_site} cannot be used: {error}\n"
             "  → make room on the disk, or remove that folder; DVC makes it anew"
+        ) from None
+    except LockError as error:
+        busy = str(error).partition("\n\n")[0]
+        raise UserError(
+            f"a stage is at work, and what is stale cannot be told before it ends: {busy}",
+            file=clone.root,
+            remedy="wait for it, or end it, and try again",
         ) from None
     except DvcException as error:
         raise UserError(

@@ -1,5 +1,6 @@
 """The plan says what DVC would do, and why, in words."""
 
+import json
 import subprocess
 
 import pytest
@@ -95,6 +96,21 @@ def test_a_broken_dvc_yaml_is_the_users_to_mend(project: Clone):
     (project.root / "dvc.yaml").write_text("stages:\n  a: {cmd: x, oops: 1}\n")
     with pytest.raises(UserError):
         plan(project)
+
+
+def test_beside_a_stage_at_work_what_is_stale_cannot_be_told(project: Clone):
+    with subprocess.Popen(["sleep", "60"]) as other:
+        blocker = {"pid": other.pid, "cmd": "dvc repro extract@rgb"}
+        lock = {"write": {str(project.root / "rgb.txt"): blocker}, "read": {}}
+        (project.root / ".dvc" / "tmp" / "rwlock").write_text(json.dumps(lock))
+        try:
+            with pytest.raises(UserError, match=r"(?s)a stage is at work.*dvc repro extract@rgb") as found:
+                plan(project)
+        finally:
+            other.kill()
+    assert "wait for it" in str(found.value)
+    assert "dvc status" not in str(found.value)
+    assert plan(project).steps  # of one that was killed nothing is left
 
 
 def test_a_database_of_dvc_that_cannot_be_used_is_infrastructure(project: Clone):
