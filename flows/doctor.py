@@ -218,11 +218,25 @@ def _data(clone: Clone) -> str:
     file = clone.root / "data.dvc"
     if not file.is_file():
         raise Trouble("there is no data.dvc", "understudy import YOUR_FOLDER, or git checkout data.dvc")
-    raw = clone.root / "data" / "raw"
-    if not (raw / "annotations.csv").is_file():
+    from tasks.datasets import dataset
+    from tasks.layout import Workspace
+    from tasks.params import load
+
+    here = Workspace(clone.root)
+    files = sum(1 for path in here.raw.rglob("*") if path.is_file())
+    if not files:
         raise Trouble("data/raw is not here", "dvc pull data.dvc")
-    videos = raw / "videos"
-    return f"{sum(1 for _ in videos.iterdir()) if videos.is_dir() else 0} videos in data/raw"
+    try:
+        format_ = load(here.params).data.format
+        known = dataset(format_).recognises(here.raw)
+    except UserError:  # the check named params.yaml tells that
+        return f"{files} files in data/raw"
+    if not known:
+        raise Trouble(
+            f"data/raw has no annotations of the format {format_}, which params.yaml names",
+            "dvc checkout data.dvc, or take the data in anew: understudy import YOUR_FOLDER",
+        )
+    return f"{files} files in data/raw, format {format_}"
 
 
 def _remote(clone: Clone) -> str:

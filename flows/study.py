@@ -10,7 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tasks.import_data import take_in
 from tasks.layout import Workspace
 from tasks.params import load
 from tasks.settings import settings
+from tasks.stores.tracking import store_uri
 from tasks.study import spec
 from tasks.study.cost import clips_shown, measured_rate
 from tasks.study.spec import Composed, Source
@@ -62,8 +64,10 @@ class Part:
 
 
 def share_work(clone: Clone) -> None:
-    """Have everything that this process starts, in whatever workspace, use the clone's work folder."""
+    """Have everything that this process starts, in whatever workspace, use the clone's work folder and MLflow store."""
     os.environ["UNDERSTUDY_WORK"] = str(clone.work.resolve())
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        os.environ["MLFLOW_TRACKING_URI"] = store_uri(Workspace(clone.root))
 
 
 def prepare(clone: Clone, source: Source, dry_run: bool) -> list[Part]:
@@ -72,7 +76,8 @@ def prepare(clone: Clone, source: Source, dry_run: bool) -> list[Part]:
     Args:
         clone: whose code, data, cache and work folder are used; see `share_work`.
         source: the study.
-        dry_run: take no data in; a data set that is not there yet is planned without it.
+        dry_run: take no data in, a data set that is not there yet is planned without it; and leave the results of a
+            study that was run before, and the params that they are of.
 
     Raises:
         UserError: the study, its params or its data are at fault.
@@ -100,7 +105,7 @@ def _composed(clone: Clone, source: Source, name: str, found: Summary | None) ->
 def _part(clone: Clone, source: Source, name: str, dry_run: bool) -> Part:
     workspace = Clone(clone.work / "studies" / source.study.name / name)
     workspace.root.mkdir(parents=True, exist_ok=True)
-    with workspace.only_run():
+    with workspace.only_run(), _as_it_was(Workspace(workspace.root).params, dry_run):
         _lay_out(clone, workspace)
         if _is_own(source, name):
             found = None
@@ -109,9 +114,21 @@ def _part(clone: Clone, source: Source, name: str, dry_run: bool) -> Part:
             found = _imported(clone, workspace, source, name, dry_run)
         composed = _composed(clone, source, name, found)
         write_text(Workspace(workspace.root).params, composed.text)
-        _clear(workspace, composed)
+        if not dry_run:
+            _clear(workspace, composed)
         todo = plan(workspace, [TARGET])
     return Part(name, workspace, composed, todo, clips_shown(composed.params, _train_clips(workspace, found)))
+
+
+@contextmanager
+def _as_it_was(file: Path, restore: bool) -> Iterator[None]:
+    """Put `file` back at the end, if asked to and it was there."""
+    before = file.read_text(encoding="utf-8") if restore and file.is_file() else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            write_text(file, before)
 
 
 def _train_clips(workspace: Clone, found: Summary | None) -> int:

@@ -108,7 +108,7 @@ def survey(folder: Path, source: str, shares: params.Data) -> Summary:
         training_groups=_training_groups(clips, next(iter(heads)), shares),
         missing_videos=missing,
         sound=_any_sound(present),
-        detections=any(reader.detections_path(folder, video).is_file() for video in videos),
+        detections=reader.has_detections(folder, videos),
     )
 
 

@@ -83,6 +83,10 @@ class Dataset(ABC):
         """Where the detections of `video` lie, or would lie."""
         return named_file(raw / "detections", f"{video}.jsonl")
 
+    def has_detections(self, raw: Path, videos: Iterable[str]) -> bool:
+        """Whether one of `videos` has detections, or will have them by `take_in`."""
+        return any(self.detections_path(raw, video).is_file() for video in videos)
+
     def take_in(self, raw: Path) -> None:  # noqa: B027  most formats need nothing
         """Turn what `understudy import` has copied to `raw` into what `ingest` reads, where they differ."""
 

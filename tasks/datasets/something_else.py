@@ -65,11 +65,17 @@ class SomethingElse(Dataset):
         places = [folder / f"{video}{suffix}" for folder in folders for suffix in (".webm", ".mp4")]
         return next((place for place in places if place.exists()), places[0])
 
+    def has_detections(self, raw: Path, videos: Iterable[str]) -> bool:
+        """Whether there are boxes of a video that is there, as published or already as detections."""
+        there = {video for video in videos if self.video_path(raw, video).is_file()}
+        published = (there & boxes.keys() for _, boxes in _boxes(raw))
+        return super().has_detections(raw, there) or any(published)
+
     def take_in(self, raw: Path) -> None:
         """Write detections/<id>.jsonl from the published boxes of every video that is there."""
         with Prober(settings().decode_timeout_s) as prober:
-            for file in (file for pattern in _BOX_FILES for file in sorted(raw.glob(pattern))):
-                for video, frames in _read_json(file).items():
+            for file, boxes in _boxes(raw):
+                for video, frames in boxes.items():
                     self._write_detections(raw, safe_name(video, "video", file, 1), frames, file, prober)
 
     def _write_detections(self, raw: Path, video: str, frames: Any, file: Path, prober: Prober) -> None:
@@ -112,6 +118,15 @@ def detection_lines(frames: Iterable[Any], width: int, height: int, rate_hz: flo
 def _corners(box: dict[str, float], width: int, height: int) -> list[float]:
     sizes = {"x1": width, "y1": height, "x2": width, "y2": height}
     return [round(min(1.0, max(0.0, box[corner] / size)), 5) for corner, size in sizes.items()]
+
+
+def _boxes(raw: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Each file of boxes and what it holds, video → frames; one at a time, as they are large."""
+    for file in (file for pattern in _BOX_FILES for file in sorted(raw.glob(pattern))):
+        boxes = _read_json(file)
+        if not isinstance(boxes, dict):
+            raise UserError("does not map videos to their boxes", file=file)
+        yield file, boxes
 
 
 def _plain(template: str) -> str:

@@ -44,6 +44,7 @@ MODEL = "understudy-student"
 """The registered model's name; interfaces outside rely on it."""
 SYSTEM_METRICS_INTERVAL_S = 5
 _MODEL_URI = re.compile(r"models:/(?P<name>[\w-]+)(@(?P<alias>[\w-]+)|/(?P<version>\d+))")
+_RELATIVE = re.compile(r"sqlite:///(?P<path>[^/].*)")
 _SHORT = re.compile(r"@(?P<alias>[\w-]+)|v(?P<version>\d+)")
 _TRAINING_TAG = "training"
 _STORY_TAG = "story"
@@ -55,8 +56,14 @@ _METRICS_A_BATCH = 1000
 
 
 def store_uri(workspace: Workspace) -> str:
-    """The tracking URI: MLFLOW_TRACKING_URI if set, else a SQLite file in the work folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _local_uri(workspace)
+    """The tracking URI: MLFLOW_TRACKING_URI if set, else a SQLite file in the work folder.
+
+    A SQLite file that is set by a relative path, as in the README, is the one it names from here: another working
+    directory would mean another file, and the work folder's own store would not be known for it.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI") or _local_uri(workspace)
+    relative = _RELATIVE.fullmatch(given)
+    return f"sqlite:///{Path(relative['path']).resolve()}" if relative else given
 
 
 def experiment_name(data_name: str) -> str:

@@ -116,6 +116,10 @@ def test_what_the_study_no_longer_names_is_taken_away_and_nothing_else(clone: Cl
         (artifacts / name).mkdir(parents=True)
     study.prepare(clone, source(clone, STUDY + GATED), dry_run=False)
     assert {str(folder.relative_to(artifacts)) for folder in artifacts.glob("*/*")} == kept | of_gated
+    params_before = (part.clone.root / "params.yaml").read_text()
+    study.prepare(clone, source(clone), dry_run=True)
+    assert {str(folder.relative_to(artifacts)) for folder in artifacts.glob("*/*")} == kept | of_gated
+    assert (part.clone.root / "params.yaml").read_text() == params_before
     study.prepare(clone, source(clone), dry_run=False)
     assert {str(folder.relative_to(artifacts)) for folder in artifacts.glob("*/*")} == kept
 

@@ -351,6 +351,8 @@ def _epic_kitchens(folder: Path) -> str:
     official = Path(os.environ["UNDERSTUDY_SHARED_DATA"]) / "epic_kitchens_100"
     for file in official.glob("*.csv"):
         shutil.copy(file, folder)
+    (folder / "detections").mkdir()
+    (folder / "detections" / "P01_11.jsonl").write_text("")
     return "P01_11"
 
 
@@ -364,7 +366,7 @@ def _something_else(folder: Path) -> str:
         shutil.copy(official / name, folder)
     clips = json.loads((folder / "compositional_oneobject_train.json").read_text())
     boxes = json.loads((folder / "annotations_sample.json").read_text())
-    return next((clip["id"] for clip in clips if clip["id"] in boxes), clips[0]["id"])
+    return next(clip["id"] for clip in clips if clip["id"] in boxes)
 
 
 @pytest.mark.skipif("UNDERSTUDY_SHARED_DATA" not in os.environ, reason="needs the official files")
@@ -388,8 +390,6 @@ def test_the_official_files_fill_in_their_preset(
     folder.mkdir()
     video = official(folder)
     films.write(folder / "videos" / f"{video}.mp4", films.grey(10), sound=films.tone(1.0))
-    (folder / "detections").mkdir()
-    (folder / "detections" / f"{video}.jsonl").write_text("")
     shipped = params.load(_REPOSITORY / "infra" / "presets" / f"{preset}.yaml")
     import_data(str(folder), clone, preset=preset)
     written = params.load(clone.params)

@@ -178,6 +178,23 @@ def test_metrics_wait_for_a_store_that_was_away(workspace, tmp_path, monkeypatch
     assert [metric.value for metric in history] == [3.0, 2.0, 1.0]
 
 
+def test_the_own_store_by_a_relative_path_is_the_own_store(tmp_path, monkeypatch):
+    """As the README has it for `mlflow models serve`: elsewhere it would be another file, its artifacts in ./mlruns."""
+    monkeypatch.setenv("UNDERSTUDY_WORK", "work")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    own = tracking.store_uri(Workspace(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///work/mlflow.db")
+    assert tracking.store_uri(Workspace(tmp_path / "studies" / "x")) == own
+    with open_run(Workspace(tmp_path)) as run:
+        pass
+    assert stored(Workspace(tmp_path), run.id).info.artifact_uri.startswith((tmp_path / "work").as_uri())
+    assert not (tmp_path / "mlruns").exists()
+    for given in ("sqlite:////srv/mlflow.db", "http://server:5000"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+        assert tracking.store_uri(Workspace(tmp_path)) == given
+
+
 def test_a_creation_that_was_killed_is_begun_anew(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("UNDERSTUDY_WORK", "work")

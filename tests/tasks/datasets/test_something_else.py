@@ -49,6 +49,8 @@ def test_boxes_become_detections_on_the_video_s_clock(raw: Path, films):
     frames = [{"name": "7/0003.jpg", "labels": [hand, thing]}, {"name": "7/0001.jpg", "labels": []}]
     (raw / "annotations_sample.json").write_text(json.dumps({"7": frames, "99": []}))
     reader = dataset("something_else")
+    assert reader.has_detections(raw, ["7", "8"])
+    assert not reader.has_detections(raw, ["8", "99"])  # of neither the video is there
     reader.take_in(raw)
     first, third = read_detections(reader.detections_path(raw, "7"))
     assert (first.time_s, first.boxes) == (0.0, [])
@@ -83,6 +85,13 @@ def test_two_split_files_are_ambiguous(raw: Path):
 def test_an_unknown_format_is_suggested():
     with pytest.raises(UserError, match="did you mean 'folder'"):
         dataset("foldr")
+
+
+def test_boxes_that_are_no_mapping_are_refused(raw: Path, films):
+    films.write(raw / "videos" / "7.mp4", films.grey(10))
+    (raw / "annotations_sample.json").write_text("[]")
+    with pytest.raises(UserError, match=r"annotations_sample\.json.*does not map videos"):
+        dataset("something_else").has_detections(raw, ["7"])
 
 
 @pytest.mark.skipif("UNDERSTUDY_SHARED_DATA" not in os.environ, reason="needs the official files")
