@@ -54,16 +54,18 @@ class LocalExecutor:
     def run(self, step: Step, on_line: Callable[[str], None]) -> Outcome:
         """See `Executor`."""
         options = ["--force"] if step.forced else []
-        if step.queue != "gpu":
+        if not (devices := self.devices(step)):
             return self.repro(step.name, options, on_line, {})
-        with self._gpus.lent(self._devices(step.name)) as environment:
+        with self._gpus.lent(devices) as environment:
             return self.repro(step.name, options, on_line, environment)
 
-    def _devices(self, stage: str) -> int:
-        """How many GPUs the training of a stage has."""
+    def devices(self, step: Step) -> int:
+        """How many GPUs a stage has: those of its training, none in another queue than `gpu`."""
+        if step.queue != "gpu":
+            return 0
         from tasks.params import load  # takes seconds
 
-        name, _, item = stage.partition("@")
+        name, _, item = step.name.partition("@")
         return load(self._clone.root / "params.yaml").devices(name, item or None)
 
     def repro(

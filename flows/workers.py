@@ -130,6 +130,9 @@ class WorkersExecutor:
                 tags=[step.reason],
                 idempotency_key=f"{self._run_id} {digest} {attempt}",
                 work_queue_name=step.queue,
+                job_variables={
+                    "gpus": self._local.devices(step)
+                },  # read by pools whose runs are Kubernetes jobs
                 as_subflow=True,
             )
             # A crashed one may be started again by an automation; who waited for that in vain asks anew.

@@ -98,6 +98,17 @@ def reevaluate(params: Params, workspace: Workspace) -> Reevaluation:
 
 def _figures(params: Params, workspace: Workspace, committee: Committee) -> tuple[dict[str, Any], int]:
     """As `evaluate` scores a student, and on how many clips."""
+    for needed in (
+        workspace.index / "clips.csv",
+        workspace.modality(committee.spec.modality) / "manifest.json",
+    ):
+        if not needed.is_file():
+            raise UserError(
+                "is not here: this clone has no test clips of a run",
+                file=needed,
+                remedy="run pipeline/nightly on this coordinator first, or in its clone: "
+                f"dvc repro --pull --allow-missing extract@{committee.spec.modality}",
+            )
     shards = {committee.spec.modality: Shards(workspace.modality(committee.spec.modality))}
     trained = Trained(params, read_clips(workspace.index), shards, folders={}, about={})
     test = test_split(trained, workspace)

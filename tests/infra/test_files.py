@@ -251,6 +251,10 @@ def test_the_pool_template_uses_every_variable_and_asks_for_gpus():
     assert used == set(template["variables"]["properties"])
     (container,) = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"] == {"nvidia.com/gpu": "{{ gpus }}"}
+    # a coordinator that held the one GPU would wait for its own stage for ever
+    assert template["variables"]["properties"]["gpus"]["default"] == 0
+    secrets = {entry["name"] for entry in container["env"] if "valueFrom" in entry}
+    assert {"UNDERSTUDY_CHECKPOINTS", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY"} <= secrets
     assert all("value" not in entry for entry in container["env"] if SECRET.search(entry["name"]))
 
 
@@ -274,13 +278,18 @@ def test_a_container_begins_with_secrets_and_a_clone_or_says_what_is_missing(tmp
     for command in (["add", "."], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "first"]):
         subprocess.run(["git", "-C", str(origin), *command], check=True)
 
+    command = [
+        INFRA / "docker" / "start-run",
+        "sh",
+        "-c",
+        'echo "$MLFLOW_TRACKING_PASSWORD $UNDERSTUDY_CLONE"; read _',
+    ]
+    places = {"UNDERSTUDY_CLONE": str(clone), "UNDERSTUDY_SECRETS": str(file)}
+    environment = {"PATH": os.environ["PATH"]} | places
+
     def begun() -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [INFRA / "docker" / "start-run", "sh", "-c", 'echo "$MLFLOW_TRACKING_PASSWORD"'],
-            env={"PATH": os.environ["PATH"], "UNDERSTUDY_CLONE": str(clone), "UNDERSTUDY_SECRETS": str(file)},
-            capture_output=True,
-            text=True,
-            check=False,
+            command, env=environment, input="\n", capture_output=True, text=True, check=False
         )
 
     done = begun()
@@ -292,8 +301,15 @@ def test_a_container_begins_with_secrets_and_a_clone_or_says_what_is_missing(tmp
         more.write(f"UNDERSTUDY_REPOSITORY={origin}\n")
     for _ in range(2):
         done = begun()
-        assert (done.returncode, done.stdout) == (0, "of-the-test\n"), done.stderr
-        assert (clone / "dvc.yaml").is_file()
+        assert (done.returncode, done.stdout) == (0, f"of-the-test {clone}-1\n"), done.stderr
+        assert Path(f"{clone}-1", "dvc.yaml").is_file()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as coordinator:
+        assert coordinator.stdout is not None
+        assert coordinator.stdout.readline() == f"of-the-test {clone}-1\n"
+        assert begun().stdout == f"of-the-test {clone}-2\n", "its stage has a clone of its own"
+        coordinator.communicate("\n")
+    assert begun().stdout == f"of-the-test {clone}-1\n"
 
 
 @pytest.mark.parametrize("unit", sorted((INFRA / "systemd").glob("*.service")), ids=lambda unit: unit.name)

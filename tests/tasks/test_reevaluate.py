@@ -74,3 +74,14 @@ def test_a_champion_of_other_classes_and_none_at_all_are_refused(
         reevaluate(parse(yaml.safe_dump(other), Path("params.yaml")), workspace)
     with pytest.raises(UserError, match="registry has no"):
         reevaluate(parse(yaml.safe_dump(small_params), Path("params.yaml")), Workspace(tmp_path))
+
+
+def test_a_clone_in_which_nothing_ran_is_told_what_to_do(registered: tuple[Params, Workspace]):
+    params, workspace = registered
+    index = workspace.index / "clips.csv"
+    aside = index.rename(index.with_suffix(".aside"))
+    try:
+        with pytest.raises(UserError, match=r"clips\.csv.*\n.*nightly"):
+            reevaluate(params, workspace)
+    finally:
+        aside.rename(index)
