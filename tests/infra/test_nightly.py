@@ -33,6 +33,7 @@ def origin(tmp_path: Path) -> Clone:
     root = tmp_path / "origin"
     (root / "infra").mkdir(parents=True)
     shutil.copy(ROOT / "infra" / "prefect.yaml", root / "infra")
+    shutil.copy(ROOT / "params.yaml", root)
     (root / "dvc.yaml").write_text(DVC_YAML)
     (root / "raw").mkdir()
     (root / "raw" / "a.txt").write_text("words")
