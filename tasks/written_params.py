@@ -79,6 +79,7 @@ class _Draft:
         data["slices"] = _list(self.found.slices)
         if self.document["register"]["head"] not in (*self.found.heads, "action"):
             self.document["register"]["head"] = "action"
+            self.notes.append("register.head is now action")
 
     def drop_modalities(self) -> None:
         """No modality that no video has."""
@@ -205,6 +206,7 @@ class _Draft:
 
             if is_stale("head_weights"):
                 method["head_weights"] = None
+                self.notes.append(f"students.{name} now weighs all heads alike")
             if any(is_stale(weight) for weight in _UNMEASURED):
                 self._settle_anew(name, method)
 

@@ -132,6 +132,21 @@ def test_mlflows_users_are_in_its_database_and_nobody_else_reads_where(bare: dic
     assert uri not in lines[0], "arguments are for all to see"
 
 
+def test_a_list_of_mlflows_names_leaves_out_neither_this_machine_nor_composes_workers(bare: dict[str, str]):
+    needs = bare | NEEDS["start-mlflow"] | {"UNDERSTUDY_MLFLOW_PORT": "5001"}
+
+    def hosts(given: dict[str, str]) -> list[str]:
+        lines = start("start-mlflow", needs | given).stdout.splitlines()
+        return [line.partition("=")[2] for line in lines if line.startswith("MLFLOW_SERVER_ALLOWED_HOSTS=")]
+
+    assert hosts({"MLFLOW_SERVER_ALLOWED_HOSTS": "server:5001"}) == [
+        "server:5001,127.0.0.1:5001,localhost:5001"
+    ]
+    assert hosts({}) == []  # MLflow's own list: this machine and private addresses
+    in_compose = COMPOSE["services"]["mlflow"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"]
+    assert in_compose.startswith("mlflow:5000,")
+
+
 @pytest.mark.parametrize("queue", ["gpu", "cpu", "coordinator"])
 def test_a_worker_takes_one_run_of_its_queue_at_a_time(bare: dict[str, str], queue: str):
     places = {"UNDERSTUDY_REPOSITORY": "git@host:understudy", "CUDA_VISIBLE_DEVICES": "3"}

@@ -199,11 +199,13 @@ def test_it_stays_where_some_clips_have_no_label(clone: Workspace, raw_folder):
 def test_weights_of_other_heads_are_settled_anew(clone: Workspace, source: Path):
     values = yaml.safe_load(clone.params.read_text())
     values["students"]["student"]["method"]["distillation_weight"] = {"verb": 0.5, "noun": 0.0}
+    values["students"]["student"]["method"]["head_weights"] = {"verb": 1.0, "noun": 0.5}
     clone.params.write_text(yaml.safe_dump(values))
     text, notes = rewritten(clone, source)
     method = params.parse(text, clone.params).students["student"].method
     assert (method.distillation_weight, method.ground_truth_weight) == ("auto", 0.5)
     assert any("distillation_weight on validation" in note for note in notes)
+    assert (method.head_weights, "students.student now weighs all heads alike" in notes) == (None, True)
 
 
 def test_hints_outlive_the_teacher_that_gave_them(clone: Workspace, source: Path):
