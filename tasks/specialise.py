@@ -87,7 +87,8 @@ def run(params: Params, workspace: Workspace, item: str | None) -> None:
     learners = {entry.fused: fused_learner(params, workspace, entry.fused)}
     learners |= {name: teacher_learner(params, workspace, name) for name in entry.auxiliaries}
     for learner in learners.values():
-        refuse_garbage(learner, entry.masks.training)
+        for training in (entry.training, entry.masks.training):
+            refuse_garbage(learner, training)
     histories: dict[tuple[int, int], list[Epoch]] = {}
     validated: dict[str, dict[str, Any]] = {name: {} for name in entry.names}
     with new_folder(workspace.teachings / item) as folder:

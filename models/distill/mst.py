@@ -425,7 +425,7 @@ class MST(Method):
         parts = {
             "ground_truth": truth,
             "distillation": self.distillation_weight * (shares * apart).sum(dim=1).mean(),
-            "balance": self.balance_weight * balance(gate[heard]),
+            "balance": self.balance_weight * balance(gate[heard], present[heard]),
             "gate": self.gate_weight * taught_gate(log_gate, errors, present, self.gate_temperature),
         }
         figures = {}
@@ -474,13 +474,22 @@ def top_k(gate: Tensor, k: int, present: Tensor) -> Tensor:
     return picked * present
 
 
-def balance(gate: Tensor) -> Tensor:
-    """Return KL(uniform ‖ mean over the batch of C) / n, as released, for gates (batch, n); 0 of no clip."""
+def balance(gate: Tensor, present: Tensor) -> Tensor:
+    """Return KL(even ‖ mean over the batch of C) / n for gates (batch, n); 0 of no clip.
+
+    Even is each clip spread over the specialists that see it; the uniform distribution, as released, where all see all.
+    Held to the uniform one, a specialist that sees half of the clips would be given those twice over.
+
+    Args:
+        gate: C, 0 where a specialist does not see the clip.
+        present: bool (batch, n), at least one a clip.
+    """
     if not len(gate):
         return gate.sum()
-    even = 1 / gate.shape[1]
-    mean = gate.mean(dim=0).clamp(min=torch.finfo(gate.dtype).tiny)
-    return (even * (even / mean).log()).mean()
+    tiny = torch.finfo(gate.dtype).tiny
+    even = (present / present.sum(dim=1, keepdim=True)).mean(dim=0)
+    mean = gate.mean(dim=0).clamp(min=tiny)
+    return (even * (even.clamp(min=tiny) / mean).log()).sum() / gate.shape[1]
 
 
 def taught_gate(log_gate: Tensor, errors: Tensor, present: Tensor, temperature: float) -> Tensor:

@@ -1,5 +1,7 @@
 """MST-Distill: the paper's losses, masks that are their own, a gate that learns and pulls at nobody."""
 
+import math
+
 import pytest
 import torch
 
@@ -302,9 +304,26 @@ def test_the_gates_lesson_by_hand():
 
 
 def test_a_balanced_gate_costs_nothing():
-    assert balance(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).item() == pytest.approx(0, abs=1e-7)
-    assert balance(torch.tensor([[0.9, 0.1]])).item() > 0
-    assert balance(torch.zeros(0, 2)).item() == 0
+    every = torch.ones(2, 2, dtype=torch.bool)
+    assert balance(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), every).item() == pytest.approx(0, abs=1e-7)
+    assert balance(torch.tensor([[0.9, 0.1]]), every[:1]).item() == pytest.approx(
+        (0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)) / 2
+    )
+    assert balance(torch.zeros(0, 2), every[:0]).item() == 0
+
+
+def test_a_specialist_of_half_of_the_clips_is_owed_its_share_of_those_alone():
+    present = torch.tensor([[True, True], [True, False]])
+    assert balance(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), present).item() == pytest.approx(0, abs=1e-7)
+    assert (
+        balance(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), present).item() > 0.01
+    )  # even over the batch, not by clip
+    nobody_hears = torch.tensor([[True, False], [True, False]])
+    gate = torch.tensor([[1.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    loss = balance(gate, nobody_hears)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-7)
+    assert torch.isfinite(gate.grad).all()
 
 
 def test_mst_refuses_what_it_cannot_learn_from():
