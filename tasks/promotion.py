@@ -19,19 +19,16 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from tasks.atomic import digest, write_json, write_text
-from tasks.clips import label_indices, read_clips
 from tasks.errors import InfrastructureError, UserError
 from tasks.gate import Contender, Verdict, judge, markdown
-from tasks.inference import device, view_logits
 from tasks.layout import Workspace
 from tasks.networks import Committee
 from tasks.params import Params
 from tasks.predict import download
 from tasks.register import ABOUT, LONGEST_DESCRIPTION, MODEL, without_pictures
-from tasks.report.predictions import Model, Prediction, TestSplit
-from tasks.report.tables import prediction_table
+from tasks.rescoring import rescored
 from tasks.scorecard import Scorecard
-from tasks.shards import Shards
+from tasks.seen import seen, unseen_test_clips
 from tasks.stores import tracking
 from tasks.versus.compared import Side, Versus, compared
 from tasks.versus.page import render
@@ -56,11 +53,13 @@ class Opened:
         contender: as the gate sees it.
         committee: its network; None where it cannot be loaded.
         card: its model card; empty likewise.
+        seen: the groups that it learned from, see `tasks.seen`; none likewise.
     """
 
     contender: Contender
     committee: Committee | None
     card: str
+    seen: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,8 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
             made = datetime.fromtimestamp(registered.creation_timestamp / 1000, UTC)
             _tell(client, version, _stamp(made), f"version {version} is the first and became champion")
         if verdict.outcome == "passed" and params.gate.promote == "auto":
-            move = _promotion(aliases, version, "by the gate (gate.promote: auto)", verdict.summary)
+            now = _as_judged(client, aliases)
+            move = _promotion(now, version, "by the gate (gate.promote: auto)", verdict.summary)
             _carry_out(client, move)
             print(f"gate: {move.words}")
 
@@ -194,7 +194,23 @@ def promote(name: str, params: Params, workspace: Workspace, force: bool, reason
                 remedy='keep the champion, or take the responsibility: --force --reason "…"',
             )
         words = f"by {_who()}" + (f", forced: {reason}" if force else f": {reason}" if reason else "")
-        return _carry_out(client, _promotion(aliases, number, words, verdict.summary))
+        return _carry_out(client, _promotion(_as_judged(client, aliases), number, words, verdict.summary))
+
+
+def _as_judged(client: "MlflowClient", aliases: Mapping[str, str]) -> dict[str, str]:
+    """The aliases of now, which took minutes to come to: judging fetches networks and measures them.
+
+    Raises:
+        UserError: another champion was made meanwhile, which the version was not judged against.
+    """
+    now = _aliases(client)
+    if now.get(CHAMPION) != aliases.get(CHAMPION):
+        raise UserError(
+            f"version {now.get(CHAMPION)} became champion while this one was judged against version "
+            f"{aliases.get(CHAMPION)}; nothing was moved",
+            remedy="judge it against the new champion: understudy promote",
+        )
+    return now
 
 
 def rollback(workspace: Workspace, reason: str) -> str:
@@ -242,10 +258,12 @@ def open_version(version: "ModelVersion", workspace: Workspace) -> Opened:
     number = str(version.version)
     with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
         try:
-            release = download(f"models:/{MODEL}/{number}", workspace, Path(folder))
+            release = download(f"models:/{version.name}/{number}", workspace, Path(folder))
             committee = Committee.load(release)
         except UserError as error:
-            return Opened(Contender(number, error.message, unscored="it cannot be loaded"), None, "")
+            return Opened(
+                Contender(number, error.message, unscored="it cannot be loaded"), None, "", frozenset()
+            )
         scorecard, parity = Scorecard.read(release), release / "parity.json"
         size = sum(file.stat().st_size for file in release.glob("weights-*.safetensors"))
         contender = Contender(
@@ -255,7 +273,8 @@ def open_version(version: "ModelVersion", workspace: Workspace) -> Opened:
             size_mb=size / 1e6,
             parity=json.loads(parity.read_text(encoding="utf-8")) if parity.is_file() else None,
         )
-        return Opened(contender, committee, (release / "model_card.md").read_text(encoding="utf-8"))
+        card = (release / "model_card.md").read_text(encoding="utf-8")
+        return Opened(contender, committee, card, seen(release))
 
 
 def _stored_or_new(
@@ -284,7 +303,7 @@ def _judge(
     theirs = open_version(champion, workspace) if champion else None
     challenger, against = _measured(ours, theirs)
     if against and _is_other_data(challenger, against):
-        against = _rescored(challenger, against, theirs, params, workspace)
+        challenger, against = _on_the_same(challenger, against, theirs, params, workspace)
     head = params.register_.head
     verdict = judge(challenger, against, params.gate, params.evaluate, head)
     key = _key(params, version, champion)
@@ -308,7 +327,7 @@ def _judge(
     page = render(_versus(told, champion, challenger, against, params), verdict, params.evaluate.bins)
     if version.run_id:  # one registered by hand may have none
         client.log_text(version.run_id, page, "gate.html")
-    _write_report(workspace, verdict, page, key, version.tags["release_digest"])
+    _write_report(workspace, verdict, page, key, version.tags.get("release_digest", ""))
     if verdict.outcome != "not comparable":  # another clone may have the data
         client.set_model_version_tag(MODEL, version.version, _KEY, key)
     return verdict
@@ -364,10 +383,10 @@ def _is_other_data(challenger: Contender, champion: Contender) -> bool:
     return champion.scorecard is None or champion.scorecard.digest != challenger.scorecard.digest
 
 
-def _rescored(
+def _on_the_same(
     challenger: Contender, champion: Contender, opened: Opened | None, params: Params, workspace: Workspace
-) -> Contender:
-    """The champion, asked about the test clips of the challenger, if this clone has them."""
+) -> tuple[Contender, Contender]:
+    """Both on the test clips of the challenger that the champion did not learn from, if this clone has them."""
     assert opened is not None
     assert opened.committee is not None
     assert challenger.scorecard is not None
@@ -379,29 +398,15 @@ def _rescored(
         reason = "it knows other heads or classes"
     elif spec.modality not in params.modalities or spec.modality_params != params.modalities[spec.modality]:
         reason = f"it looks at {spec.modality} that was extracted with other params"
+    elif not (clips := unseen_test_clips(workspace, opened.seen)):
+        reason = "all of them are of groups that it learned from"
     if reason:
-        return replace(
-            champion, scorecard=None, unscored=f"the test clips changed since it was, and {reason}"
-        )
-    return replace(champion, scorecard=score(opened.committee, params, workspace))
-
-
-def score(committee: Committee, params: Params, workspace: Workspace) -> Scorecard:
-    """Ask a network about the clone's test clips, with as many views as the report's rows have."""
-    clips = read_clips(workspace.index, "test")
-    views = min(params.evaluate.clips), min(params.evaluate.crops)
-    shards = Shards(workspace.modality(committee.spec.modality))
-    logits, present = view_logits(committee.to(device()), shards, clips, *views)
-    raw = {head: torch.from_numpy(values).mean(dim=1) for head, values in logits.items()}
-    said = Prediction(raw, committee.calibrated(raw), torch.from_numpy(present))
-    labels = {
-        head: torch.from_numpy(values) for head, values in label_indices(clips, params.data.heads).items()
-    }
-    test = TestSplit([clip.clip_id for clip in clips], params.data.heads, labels, {})
-    row = Model("champion", "student", "", [committee.spec.modality], 0, 0.0, views[0] * views[1], {0: said})
-    scorecard = Scorecard.of(prediction_table([row], test), row.name, 0, clips)
-    assert scorecard is not None
-    return scorecard
+        why = f"the test clips changed since it was, and {reason}"
+        return challenger, replace(champion, scorecard=None, unscored=why)
+    ids = [clip.clip_id for clip in clips]
+    ours, theirs = challenger.scorecard.only(ids), rescored(opened.committee, params, workspace, clips)
+    left_out = challenger.scorecard.clips - ours.clips
+    return replace(challenger, scorecard=ours), replace(champion, scorecard=theirs, seen=left_out)
 
 
 def _versus(

@@ -3,26 +3,23 @@
 Test clips that came after its registration are what may show another picture.
 """
 
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tasks.clips import read_clips
+import numpy as np
+
 from tasks.errors import UserError
-from tasks.evaluate import test_split
-from tasks.inference import view_logits
 from tasks.layout import Workspace
 from tasks.networks import Committee
-from tasks.params import Params
+from tasks.params import Evaluate, Params
 from tasks.predict import download
 from tasks.report import ACTION
-from tasks.report.comparison import head_figures
-from tasks.report.predictions import score_head
-from tasks.shards import Shards
+from tasks.report.ece_interval import ece_per_seed, resampled_ece
+from tasks.rescoring import rescored
+from tasks.scorecard import Said, Scorecard
+from tasks.seen import seen, unseen_test_clips
 from tasks.stores import tracking
-from tasks.trained import Trained, predict
 
 CHAMPION = "models:/understudy-student@champion"
 WATCHED = ("top1", "ece_scaled")
@@ -35,8 +32,8 @@ class Figure:
 
     Attributes:
         name: as in comparison.json.
-        then: at its registration; over several seeds, their mean.
-        interval: the 95 % interval of `then`.
+        then: of the registered network on the test split of its registration.
+        interval: around `then`, where `now` would lie in 95 of 100 cases if the network were what it was.
         now: of the registered network on today's test split.
     """
 
@@ -66,17 +63,17 @@ class Reevaluation:
 
 
 def reevaluate(params: Params, workspace: Workspace) -> Reevaluation:
-    """Score the champion on the test split that lies in the workspace.
+    """Score the champion on the test split that lies in the workspace, less clips of groups that it learned from.
 
     Raises:
-        UserError: there is no champion, it was registered without test figures or for other classes, or the
-            workspace has no test clips.
+        UserError: there is no champion, it was registered without test figures or for other classes or frames, or the
+            workspace has no test clips for it.
         InfrastructureError: the registry cannot be reached.
     """
     version = tracking.model_version(CHAMPION, workspace)
     with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
         release = download(f"models:/{version.name}/{version.version}", workspace, Path(folder))
-        then = json.loads((release / "release.json").read_text(encoding="utf-8"))["test"]
+        then, known = Scorecard.read(release), seen(release)
         committee = Committee.load(release)
     if then is None:
         raise UserError(
@@ -89,32 +86,49 @@ def reevaluate(params: Params, workspace: Workspace) -> Reevaluation:
             file=workspace.params,
             remedy="train and promote a student of these classes",
         )
-    now, clips = _figures(params, workspace, committee)
-    figures = [
-        Figure(name, then[ACTION][name], tuple(then[ACTION][f"{name}_ci95"]), now[name]) for name in WATCHED
-    ]
-    return Reevaluation(str(version.version), clips, figures)
-
-
-def _figures(params: Params, workspace: Workspace, committee: Committee) -> tuple[dict[str, Any], int]:
-    """As `evaluate` scores a student, and on how many clips."""
-    for needed in (
-        workspace.index / "clips.csv",
-        workspace.modality(committee.spec.modality) / "manifest.json",
-    ):
+    modality = committee.spec.modality
+    if committee.spec.modality_params != params.modalities.get(modality):
+        raise UserError(
+            f"version {version.version} looks at {modality} that was extracted with other params",
+            file=workspace.params,
+            remedy=f"give modalities.{modality} back what it was, or promote a student of the new frames",
+        )
+    for needed in (workspace.index / "clips.csv", workspace.modality(modality) / "manifest.json"):
         if not needed.is_file():
             raise UserError(
                 "is not here: this clone has no test clips of a run",
                 file=needed,
                 remedy="run pipeline/nightly on this coordinator first, or in its clone: "
-                f"dvc repro --pull --allow-missing extract@{committee.spec.modality}",
+                f"dvc repro --pull --allow-missing extract@{modality}",
             )
-    shards = {committee.spec.modality: Shards(workspace.modality(committee.spec.modality))}
-    trained = Trained(params, read_clips(workspace.index), shards, folders={}, about={})
-    test = test_split(trained, workspace)
-    clips, crops = trained.views
-    logits, present = view_logits(
-        committee, shards[committee.spec.modality], trained.clips("test"), clips, crops
+    clips = unseen_test_clips(workspace, known)
+    if not clips:
+        raise UserError(
+            f"version {version.version} learned from the groups of all test clips of today",
+            file=workspace.index / "clips.csv",
+            remedy="give clips of others the split test in annotations.csv",
+        )
+    now = rescored(committee, params, workspace, clips)
+    before, after = then.said(ACTION), now.said(ACTION)
+    figures = [_figure(name, before, after, params.evaluate) for name in WATCHED]
+    return Reevaluation(str(version.version), len(clips), figures)
+
+
+def _figure(name: str, then: Said, now: Said, evaluate: Evaluate) -> Figure:
+    """One figure, and where it would lie by chance: both sets of clips are resampled, each by itself."""
+    (was, was_drawn), (is_, is_drawn) = (
+        _drawn(name, said, evaluate, seed) for seed, said in enumerate((then, now))
     )
-    said = predict(committee, logits, present, trained.class_shares())
-    return head_figures(score_head({0: said}, test, ACTION), params.evaluate), len(test)
+    low, high = np.quantile((is_drawn - is_) - (was_drawn - was), [0.025, 0.975])
+    return Figure(name, was, (was + float(low), was + float(high)), is_)
+
+
+def _drawn(name: str, said: Said, evaluate: Evaluate, seed: int) -> tuple[float, np.ndarray]:
+    """A figure as it is, and (resamples,) of it."""
+    if name == "top1":
+        count = len(said.top1)
+        draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), evaluate.bootstrap)
+        return float(said.top1.mean()), draws @ said.top1 / count
+    confidence, right = said.confidence[None], said.top1[None]
+    measured = float(ece_per_seed(confidence, right, evaluate.bins)[0])
+    return measured, resampled_ece(confidence, right, evaluate.bins, evaluate.bootstrap, seed)

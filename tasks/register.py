@@ -28,6 +28,7 @@ from tasks.networks import Committee
 from tasks.params import Params
 from tasks.predict import FILE_TAG, refuse_pickles
 from tasks.scorecard import Scorecard
+from tasks.seen import write_seen
 from tasks.serving import CLIP, RATE, VIDEO
 from tasks.settings import settings
 from tasks.stores import tracking
@@ -170,6 +171,7 @@ def package(params: Params, workspace: Workspace) -> None:
         write_text(folder / "model_card.md", card)
         if scorecard:
             scorecard.write(folder)
+        write_seen(folder, read_clips(workspace.index))
         refuse_pickles(folder, MODEL)
         files = {file.name: file_digest(file) for file in sorted(folder.iterdir())}
         write_json(folder / "release.json", release | {"files": files})

@@ -3,7 +3,7 @@
 Knows tables and files, no networks and no registry.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -79,6 +79,10 @@ class Scorecard:
         """Put it into a release folder."""
         with new_file(release / FILE) as temporary:
             self.table.to_parquet(temporary, index=False)
+
+    def only(self, clips: Collection[str]) -> "Scorecard":
+        """The same of these clips alone, by their ids."""
+        return Scorecard(self.table[self.table["clip_id"].isin(list(clips))].reset_index(drop=True))
 
     @property
     def digest(self) -> str:

@@ -23,7 +23,9 @@ from tasks.report.comparison import compare as compare_models
 from tasks.report.comparison import score_models
 from tasks.report.predictions import Model, Prediction, TestSplit
 from tasks.report.tables import prediction_table
+from tasks.rescoring import rescored
 from tasks.scorecard import Scorecard
+from tasks.seen import group_hash, seen, unseen_test_clips
 from tasks.stores import tracking
 from tasks.versus import table
 
@@ -254,10 +256,64 @@ def test_test_clips_that_changed_are_shown_to_the_champion_anew(workspace, value
     found = version(workspace, 4)
     assert found.tags["gate.same_test_clips"] == "passed: both were scored on the same 6 clips"
     own = promotion.open_version(version(workspace, 1), workspace).committee
-    anew = promotion.score(own, parsed(values), workspace)
+    anew = rescored(own, parsed(values), workspace, read_clips(workspace.index, "test"))
     assert anew.digest == found.tags["test_digest"]
     top1 = 100 * anew.said("action").top1.mean()
     assert f"100.0 % against {top1:.1f} %" in found.tags["gate.top1"]
+
+
+def learned_from(workspace, monkeypatch, *groups):
+    """Have the champion's release say that it learned from these groups: the splits were drawn anew since."""
+    known = frozenset(group_hash(group) for group in groups)
+    monkeypatch.setattr(promotion, "seen", lambda _release: known)
+
+
+def test_clips_of_groups_that_the_champion_learned_from_judge_nobody(workspace, values, monkeypatch):
+    clips = workspace.index / "clips.csv"
+    row = "test-0,test-0.mp4,0.0,2.0,test-0,test,"
+    clips.write_text(clips.read_text().replace(f"{row}left", f"{row}right"))
+    learned_from(workspace, monkeypatch, "test-0")
+    registered(workspace, values, BETTER, seed=4)
+    assert version(workspace, 4).tags["gate.same_test_clips"] == (
+        "passed: both were scored on the same 3 clips; 3 more are of groups that version 1 learned from"
+    )
+
+
+def test_a_champion_that_learned_from_all_test_groups_is_not_comparable(workspace, values, monkeypatch):
+    clips = workspace.index / "clips.csv"
+    clips.write_text(clips.read_text().replace("test-0,test-0.mp4", "test-x,test-0.mp4"))
+    learned_from(workspace, monkeypatch, *(clip.group for clip in read_clips(workspace.index, "test")))
+    registered(workspace, values, BETTER, seed=4)
+    told = version(workspace, 4).tags
+    assert told["gate_verdict"] == "not comparable"
+    assert "all of them are of groups that it learned from" in told["gate.same_test_clips"]
+
+
+def test_a_release_says_which_groups_it_learned_from(workspace):
+    clips = read_clips(workspace.index)
+    known = seen(workspace.release)
+    for clip in clips:
+        assert (group_hash(clip.group) in known) == (clip.split != "test")
+    assert len(known) < len({clip.group for clip in clips})
+    assert [clip.group for clip in unseen_test_clips(workspace, known)] == [
+        clip.group for clip in clips if clip.split == "test"
+    ]
+    assert not any(clip.group in (workspace.release / "seen_groups.json").read_text() for clip in clips)
+
+
+def test_no_move_upon_a_verdict_against_another_champion(workspace, values, monkeypatch):
+    """Judging takes minutes: somebody rolled the champion back meanwhile."""
+    judge = promotion.judge
+
+    def meanwhile(*arguments):
+        tracking.client(workspace).set_registered_model_alias("understudy-student", "champion", 2)
+        return judge(*arguments)
+
+    monkeypatch.setattr(promotion, "judge", meanwhile)
+    strict = values | {"gate": values["gate"] | {"max_nll_increase": 0.04}}  # so that it is judged anew
+    with pytest.raises(UserError, match=r"version 2 became champion while .* against version 1"):
+        promotion.promote("challenger", parsed(strict), workspace, force=False, reason="")
+    assert aliases(workspace)["champion"] == 2
 
 
 def test_without_the_clips_nothing_is_judged(workspace, values):

@@ -14,6 +14,7 @@ from tasks.errors import UserError
 from tasks.layout import Workspace
 from tasks.params import Params, parse
 from tasks.reevaluate import reevaluate
+from tasks.seen import group_hash
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,25 @@ def test_a_champion_of_other_classes_and_none_at_all_are_refused(
         reevaluate(parse(yaml.safe_dump(other), Path("params.yaml")), workspace)
     with pytest.raises(UserError, match="registry has no"):
         reevaluate(parse(yaml.safe_dump(small_params), Path("params.yaml")), Workspace(tmp_path))
+
+
+def test_frames_that_were_extracted_otherwise_are_refused(registered: tuple[Params, Workspace]):
+    params, workspace = registered
+    rgb = params.modalities["rgb"].model_copy(update={"quality": 50})
+    with pytest.raises(UserError, match="extracted with other params"):
+        reevaluate(params.model_copy(update={"modalities": params.modalities | {"rgb": rgb}}), workspace)
+
+
+def test_clips_of_groups_that_it_learned_from_are_left_out(
+    registered: tuple[Params, Workspace], monkeypatch: pytest.MonkeyPatch
+):
+    params, workspace = registered
+    groups = [clip.group for clip in read_clips(workspace.index, "test")]
+    monkeypatch.setattr("tasks.reevaluate.seen", lambda _release: frozenset({group_hash(groups[0])}))
+    assert reevaluate(params, workspace).clips == len(groups) - groups.count(groups[0])
+    monkeypatch.setattr("tasks.reevaluate.seen", lambda _release: frozenset(map(group_hash, groups)))
+    with pytest.raises(UserError, match="learned from the groups of all test clips"):
+        reevaluate(params, workspace)
 
 
 def test_a_clone_in_which_nothing_ran_is_told_what_to_do(registered: tuple[Params, Workspace]):
