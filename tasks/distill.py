@@ -440,6 +440,8 @@ def _trials(student: Student, learner: Learner, unlabelled: bool) -> Any:
     told_of: list[Any] = [method.unlabelled_weight]
     if method.unlabelled_weight == "auto":
         told_of = [1.0, 0.0] if unlabelled else [0.0]
+    elif method.distillation_weight == "auto" and not unlabelled:
+        told_of = [0.0]  # else λ_KD = 0 would look like a lesson, though there is nobody to hear it
     for share, temperature, gamma, told in itertools.product(shares, temperatures, gammas, told_of):
         silent = share == 0 and told == 0
         if silent and (temperature, gamma) != (temperatures[0], gammas[0]):

@@ -43,9 +43,14 @@ def keep(folder: Path, story: Story) -> None:
 
 
 def kept(folder: Path) -> Iterator[Story]:
-    """The stories that were written down."""
+    """The stories that were written down; one that cannot be read, as of another version, is set aside."""
     for file in sorted(folder.glob("*.json")):
-        yield Story(**json.loads(file.read_text(encoding="utf-8")))
+        try:
+            story = Story(**json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            file.rename(file.with_suffix(".unreadable"))
+            continue
+        yield story
 
 
 def forget(folder: Path, story: Story) -> None:

@@ -364,7 +364,8 @@ class _Unheard(Run):
 def deliver(workspace: Workspace) -> None:
     """Tell MLflow of the runs that it could not be told of; those that it still cannot be told of stay written down.
 
-    The rest of a run that MLflow knows goes to that run; any other is made anew, with its own times.
+    The rest of a run that MLflow knows goes to that run; any other is made anew, with its own times. One that is
+    refused, as its run was deleted, does not hold up those behind it.
     """
     folder = _spool(workspace)
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -372,10 +373,21 @@ def deliver(workspace: Workspace) -> None:
     with alone(folder.with_suffix(".lock")):
         for story in kept(folder):
             late = Run(workspace, story, late=True)
-            if not late._try(late._tell_the_end):
-                keep(folder, story)
+            if late._try(late._tell_the_end):
+                forget(folder, story)
+                continue
+            keep(folder, story)
+            if not _answers(workspace):
                 return
-            forget(folder, story)
+
+
+def _answers(workspace: Workspace) -> bool:
+    """Whether MLflow can be reached at all."""
+    try:
+        client(workspace).search_experiments(max_results=1)
+    except Exception:  # each store has its own
+        return False
+    return True
 
 
 @contextmanager

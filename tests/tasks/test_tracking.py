@@ -157,6 +157,33 @@ def test_what_an_unreachable_server_was_not_told_is_delivered_once_it_answers(wo
     assert len(client.search_runs([late.info.experiment_id], "tags.item = 'lost'")) == 1
 
 
+@pytest.mark.filterwarnings("ignore:MLflow failed")
+def test_a_story_that_mlflow_refuses_or_nobody_can_read_holds_up_no_other(workspace, monkeypatch):
+    here = tracking.store_uri(workspace)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    for item in ("refused", "fine"):
+        with open_run(workspace, {"a": 1}, {"item": item}, training=item) as run:
+            run.log({"loss": 3.0}, step=0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
+    spool = workspace.root / "work" / "spool"
+    (refused,) = (file for file in spool.glob("*.json") if '"refused"' in file.read_text())
+    first = spool / "0000.json"  # told before all others, of a run that somebody deleted
+    first.write_text(
+        refused.read_text().replace('"run_id": ""', '"run_id": "gone"').replace(refused.stem, "0000")
+    )
+    refused.unlink()
+    (spool / "00.json").write_text('{"of": "another version"}')
+    tracking.deliver(workspace)
+    assert [file.name for file in spool.glob("*.json")] == ["0000.json"]
+    assert (spool / "00.unreadable").is_file()
+    client = tracking.client(workspace)
+    (told,) = client.search_runs(
+        [each.experiment_id for each in client.search_experiments()], "tags.item = 'fine'"
+    )
+    assert told.info.status == "FINISHED"
+
+
 def test_metrics_wait_for_a_store_that_was_away(workspace, tmp_path, monkeypatch):
     """The SQLite file vanishes in mid-training and comes back: the curve has no hole."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
