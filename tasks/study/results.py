@@ -26,6 +26,9 @@ from tasks.study.statistics import Figure, Paired, ece_figure, holm, mean_figure
 FIGURES = ("top1", "nll", "nll_scaled", "ece", "ece_scaled")
 """Of every method in every head. NLL and ECE: less is better."""
 
+SAMPLES = 10_000
+"""Resamples at least: the smallest p-value, 2 / (SAMPLES + 1), has to survive Holm's correction over many methods."""
+
 _COLUMNS = {
     "confidence_trained": "confidence",
     "confidence": "confidence_scaled",
@@ -98,7 +101,7 @@ def _data_set(study: Study, data: Finished) -> dict[str, Any]:
         "train_clips": train_clips,
         "groups": comparison["data"]["splits"]["test"]["groups"],
         "heads": heads,
-        "samples": data.params.evaluate.bootstrap,
+        "samples": _samples(data.params.evaluate),
         "bins": data.params.evaluate.bins,
         "methods": [
             {
@@ -174,15 +177,19 @@ def scores_of(
     return {head: found[head] for head in heads}
 
 
+def _samples(evaluate: Evaluate) -> int:
+    return max(SAMPLES, evaluate.bootstrap)
+
+
 def method_figures(heads: Mapping[str, Scores], evaluate: Evaluate) -> dict[str, dict[str, Figure]]:
     """Head → figure → its value a seed and its draws."""
     found: dict[str, dict[str, Figure]] = {}
     for head, scores in heads.items():
         figures = {
-            name: mean_figure(scores[name], evaluate.bootstrap) for name in ("top1", "nll", "nll_scaled")
+            name: mean_figure(scores[name], _samples(evaluate)) for name in ("top1", "nll", "nll_scaled")
         }
         for name, sure in (("ece", "confidence"), ("ece_scaled", "confidence_scaled")):
-            figures[name] = ece_figure(scores[sure], scores["top1"], evaluate.bins, evaluate.bootstrap)
+            figures[name] = ece_figure(scores[sure], scores["top1"], evaluate.bins, _samples(evaluate))
         found[head] = figures
     return found
 
