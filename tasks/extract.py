@@ -21,6 +21,7 @@ from tasks import shards as shards_module
 from tasks.atomic import code_digest, digest, new_folder, write_json
 from tasks.clips import Clip, read_clips, read_videos
 from tasks.datasets import detections_file, detections_path, video_path
+from tasks.errors import InfrastructureError
 from tasks.layout import Workspace
 from tasks.modalities import AnyModality, frames
 from tasks.modalities import modality as modality_module
@@ -33,6 +34,7 @@ from tasks.shards import Row, shard_of, write_shard
 from tasks.stores import video as video_reader
 
 _PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.ESTALE}
+"""What the machine fails by and not the file: kept as the file's fault it would never be tried again."""
 
 
 def run(params: Params, workspace: Workspace, item: str | None) -> None:
@@ -83,6 +85,9 @@ def extract(
         spans: the stretches of each video to cover, seconds.
         out: made whole or not at all.
         finished: where finished shards are kept by digest.
+
+    Raises:
+        InfrastructureError: a file cannot be read on this machine as it is.
     """
     members: dict[int, list[str]] = {}
     for video in sorted(raws):
@@ -165,13 +170,10 @@ def _make_shard(
     def rows() -> Iterator[tuple[str, Row]]:
         for raw, spans in work:
             try:
-                extracted = list(modality.extract(raw, spans))
-            except MemoryError:
+                extracted = _extracted(modality, raw, spans)
+            except (MemoryError, InfrastructureError):
                 raise
-            except Exception as error:
-                if isinstance(error, OSError) and error.errno in _PASSING:
-                    raise  # not the file's fault: kept as its fault it would never be tried again
-                #  # whatever a decoder says of one broken file must not stop the others
+            except Exception as error:  # whatever a decoder says of one broken file must not stop the others
                 problems[raw.video.video] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
                 continue
             yield from ((raw.video.video, row) for row in extracted)
@@ -183,3 +185,45 @@ def _make_shard(
         write_json(report, problems)
         return problems
     return dict(json.loads(report.read_text(encoding="utf-8")))
+
+
+def _extracted(modality: AnyModality, raw: RawVideo, spans: list[Span]) -> list[Row]:
+    """The rows of one video, which was sound when it was probed, so that what fails is tried once more.
+
+    To a decoder a file system that does not answer looks like a broken file or a lack of sound: between the two
+    attempts the file is read without one.
+    """
+    try:
+        rows = _attempt(modality, raw, spans)
+        failed = not rows and modality.kind == "audio" and raw.video.audio_rate_hz > 0
+    except (MemoryError, InfrastructureError):
+        raise
+    except Exception:
+        failed = True
+    if failed:
+        _read_through(raw.path)
+        rows = _attempt(modality, raw, spans)
+    return rows
+
+
+def _attempt(modality: AnyModality, raw: RawVideo, spans: list[Span]) -> list[Row]:
+    try:
+        return list(modality.extract(raw, spans))
+    except OSError as error:
+        if error.errno in _PASSING:
+            raise InfrastructureError(f"{raw.path} cannot be read: {error.strerror}") from error
+        raise
+
+
+def _read_through(path: Path) -> None:
+    """Read every byte of a file.
+
+    Raises:
+        InfrastructureError: that is not possible.
+    """
+    try:
+        with path.open("rb") as file:
+            while file.read(1 << 20):
+                pass
+    except OSError as error:
+        raise InfrastructureError(f"{path} cannot be read: {error.strerror}") from error

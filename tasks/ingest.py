@@ -18,7 +18,7 @@ from tasks.data_report import write_report
 from tasks.datasets import dataset
 from tasks.datasets.annotations import AnnotatedClip, Dataset, check
 from tasks.datasets.detections_file import read_detections
-from tasks.errors import UserError
+from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
 from tasks.params import Data, Params
 from tasks.progress import Progress
@@ -28,7 +28,7 @@ from tasks.stores.aside import DecodingStopped
 from tasks.stores.probe import Probe, Prober
 from tasks.stores.video import VideoError
 
-VERSION = 1
+VERSION = 2
 """Part of every kept probe's key: raise it when a change of the code changes what probing finds."""
 _PROBERS = 2
 _DVC_OBJECT = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
@@ -93,7 +93,7 @@ def build_index(data: Data, workspace: Workspace) -> None:
     """Write data/index and the data report, and print a summary.
 
     Raises:
-        UserError: see `ingest`.
+        UserError, InfrastructureError: see `ingest`.
     """
     index = ingest(data, workspace.raw, workspace.root / settings().work)
     summary = index.summary(data.heads)
@@ -119,6 +119,7 @@ def ingest(data: Data, raw: Path, work: Path) -> Index:
 
     Raises:
         UserError: annotations that contradict themselves or the params, or too little left to train on.
+        InfrastructureError: videos cannot be probed on this machine as it is.
     """
     reader = dataset(data.format)
     annotated = reader.clips(raw, data.heads)
@@ -269,6 +270,8 @@ def _probe_once(path: Path, sha256: str, moments_s: list[float], prober: Prober,
             answer = {"probe": asdict(prober.probe(path, moments_s))}
         except DecodingStopped as error:
             return str(error)  # not kept: a machine with more time or memory may fare better
+        except InfrastructureError as error:
+            raise InfrastructureError(f"{path}: {error}") from None
         except VideoError as error:
             answer = {"reason": str(error)}
         write_json(note, answer)

@@ -4,8 +4,10 @@ Run as `python -m tasks.looking` it is that process.
 """
 
 import base64
+import resource
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.clips import Clip
+from tasks.errors import InfrastructureError
 from tasks.modalities.frames import grid_indices, shrink
 from tasks.modalities.modality import RawVideo, Span
 from tasks.modalities.rgb import Rgb
@@ -26,6 +29,9 @@ from tasks.stores.aside import Aside, DecodingStopped, serve
 from tasks.stores.probe import Probe, examine
 from tasks.stores.video import VideoError, open_container
 from tasks.views import View, Views, evaluation_views
+
+_SPARE_BYTES = 4 << 30
+"""Memory for a stranger's video: frames of 8192 x 8192 pixels take 1 GB, what takes more was made to."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +56,16 @@ class Looker(Aside):
         views: which moments and which window are looked at.
         timeout_s: a video that takes longer is given up.
         longest_s: longer videos are refused; None takes any.
+        strangers: whether anybody may send videos. Then decord, whose FFmpeg is of 2020, opens none, and decoding
+            has so much memory and no more.
     """
 
-    def __init__(self, rgb: Rgb, views: Views, timeout_s: float, longest_s: float | None):
+    def __init__(
+        self, rgb: Rgb, views: Views, timeout_s: float, longest_s: float | None, strangers: bool = False
+    ):
         super().__init__("tasks.looking", timeout_s)
         self._rgb, self._views, self._longest_s = rgb, views, longest_s
+        self._strangers = strangers
 
     def look(self, path: Path, span: Span | None) -> Look:
         """The test view of `span` (start and stop in seconds), or of the whole video.
@@ -63,6 +74,7 @@ class Looker(Aside):
             VideoError: the file is missing or too large, cannot be decoded, is too long, ends before the span
                 does, or is truncated and no span says that the rest will do.
             DecodingStopped: it took too long, or the decoder crashed.
+            InfrastructureError: the process cannot be started, or was killed twice.
         """
         if path.is_dir():
             raise VideoError("is a folder, not a video")
@@ -74,10 +86,11 @@ class Looker(Aside):
             "longest_s": self._longest_s,
             "rgb": self._rgb.model_dump(),
             "views": self._views.model_dump(),
+            "strangers": self._strangers,
         }
         try:
-            answer = self.ask(request | {"try_decord": True})
-        except DecodingStopped:
+            answer = self.ask(request | {"try_decord": not self._strangers})
+        except (DecodingStopped, InfrastructureError):
             answer = self.ask(request | {"try_decord": False})
         rows = [Row(time_s, answer["aspect"], base64.b64decode(jpeg)) for time_s, jpeg in answer["rows"]]
         return _rendered(self._rgb, self._views, (answer["start_s"], answer["stop_s"]), rows)
@@ -87,12 +100,20 @@ class Lookers:
     """Several of them, side by side, each in a process of its own.
 
     Args:
-        rgb, views, timeout_s, longest_s: as for `Looker`.
+        rgb, views, timeout_s, longest_s, strangers: as for `Looker`.
         count: how many.
     """
 
-    def __init__(self, rgb: Rgb, views: Views, timeout_s: float, longest_s: float | None, count: int):
-        self._all = [Looker(rgb, views, timeout_s, longest_s) for _ in range(count)]
+    def __init__(
+        self,
+        rgb: Rgb,
+        views: Views,
+        timeout_s: float,
+        longest_s: float | None,
+        count: int,
+        strangers: bool = False,
+    ):
+        self._all = [Looker(rgb, views, timeout_s, longest_s, strangers) for _ in range(count)]
         self._idle: SimpleQueue[Looker] = SimpleQueue()
         for looker in self._all:
             looker.start()
@@ -107,7 +128,7 @@ class Lookers:
         looker = self._idle.get()
         try:
             return looker.look(path, span)
-        except (VideoError, OSError) as error:
+        except (VideoError, InfrastructureError, OSError) as error:
             return str(error)
         except ValueError as error:  # a name that can be no path
             return f"cannot be read ({error})"
@@ -182,6 +203,8 @@ def _rendered(rgb: Rgb, views: Views, span: Span, rows: Sequence[Row]) -> Look:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    if request["strangers"]:
+        _limit_memory()
     rgb, views = Rgb.model_validate(request["rgb"]), Views.model_validate(request["views"])
     path = Path(request["path"])
     size_bytes = path.stat().st_size
@@ -200,6 +223,16 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         "aspect": rows[0].aspect,
         "rows": [(row.time_s, base64.b64encode(row.payload).decode()) for row in rows],
     }
+
+
+def _limit_memory() -> None:
+    """Have decoding fail where it would take the machine's memory; the libraries keep what they have."""
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        return
+    with suppress(OSError):  # a system without /proc
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        most = pages * resource.getpagesize() + _SPARE_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _refuse_longer(length_s: float, longest_s: float | None) -> None:

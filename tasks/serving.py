@@ -12,17 +12,17 @@ import numpy as np
 import pandas as pd
 
 from tasks.errors import UserError
+from tasks.inference import device
 from tasks.looking import Look, Lookers, look_at_frames
 from tasks.networks import Committee
 from tasks.predict import classify, looks_at
 from tasks.settings import settings
+from tasks.stores.probe import LONGEST_SIDE
 
 VIDEO, CLIP, RATE = "video", "clip", "rate_hz"
 """The columns of a request."""
 _BYTES = ";base64,"
 _MOST_REASONS = 5
-_LONGEST_SIDE = 8192
-"""Of a clip's frames, in pixels: JPEG, as which frames are stored, ends at 65,535."""
 
 
 class Served:
@@ -33,7 +33,7 @@ class Served:
     """
 
     def __init__(self, release: Path):
-        self.committee = Committee.load(release)
+        self.committee = Committee.load(release).to(device())
         self._rgb = looks_at(self.committee.spec)
         self._lookers = Lookers(
             self._rgb,
@@ -41,6 +41,7 @@ class Served:
             settings().serve_timeout_s,
             settings().serve_max_s,
             settings().slots,
+            strangers=True,
         )
 
     def answer(self, request: pd.DataFrame) -> pd.DataFrame:
@@ -182,8 +183,8 @@ def _frames(clip: Any, left: int) -> np.ndarray:
         raise UserError(f"{CLIP} {wanted}, not {frames.dtype} {frames.shape}")
     if frames.size > left:
         raise UserError(_TOO_MUCH)
-    if max(frames.shape[1:3]) > _LONGEST_SIDE:
-        raise UserError(f"{CLIP} has sides of more than {_LONGEST_SIDE} pixels")
+    if max(frames.shape[1:3]) > LONGEST_SIDE:
+        raise UserError(f"{CLIP} has sides of more than {LONGEST_SIDE} pixels")
     if frames.min() < 0 or frames.max() > 255:
         raise UserError(f"{CLIP} {wanted}, not {frames.min()} to {frames.max()}")
     return np.ascontiguousarray(frames, dtype=np.uint8)

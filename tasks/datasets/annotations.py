@@ -4,13 +4,16 @@ import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from tasks.clips import SPLITS
 from tasks.errors import UserError
 from tasks.names import named_file, normal, unsafe
+
+_ROUNDING_S = 1e-3
+"""Stretches that overlap by less are taken to adjoin."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,16 @@ def seconds(text: str, column: str, file: Path, row: int) -> float:
     return value
 
 
+def grouped(clips: Sequence[AnnotatedClip]) -> list[AnnotatedClip]:
+    """The clips; an empty group is that of the video's other clips where they are of one, so that no video is torn."""
+    named: dict[str, set[str]] = {}
+    for clip in clips:
+        if clip.group:
+            named.setdefault(clip.video, set()).add(clip.group)
+    only = {video: min(groups) for video, groups in named.items() if len(groups) == 1}
+    return [replace(clip, group=clip.group or only.get(clip.video, "")) for clip in clips]
+
+
 def check(clips: Sequence[AnnotatedClip], heads: Mapping[str, Sequence[str]]) -> None:
     """Refuse annotations that contradict themselves or the params.
 
@@ -141,7 +154,8 @@ def check(clips: Sequence[AnnotatedClip], heads: Mapping[str, Sequence[str]]) ->
         heads: head → its classes.
 
     Raises:
-        UserError: a clip_id twice, an unknown split or label, a group in two splits; names file and row.
+        UserError: a clip_id twice, an unknown split or label, a group or a moment of a video in two splits; names
+            file and row.
     """
     seen: dict[str, AnnotatedClip] = {}
     split_of: dict[str, AnnotatedClip] = {}
@@ -173,10 +187,42 @@ def check(clips: Sequence[AnnotatedClip], heads: Mapping[str, Sequence[str]]) ->
         if clip.split:
             group = clip.group or clip.video
             other = split_of.setdefault(group, clip)
-            if other.split != clip.split and {other.split, clip.split} != {"train", "unlabelled"}:
+            if _apart(clip, other):
                 raise UserError(
                     f"group {group!r} is in {clip.split} here and in {other.split} in row {other.row}",
                     file=clip.file,
                     row=clip.row,
                     remedy="put all clips of a group in one split, or leave the split empty",
                 )
+    _refuse_shared_moments(clips)
+
+
+def _apart(clip: AnnotatedClip, other: AnnotatedClip) -> bool:
+    """Whether two clips with a split are of two that must share nothing."""
+    return clip.split != other.split and {clip.split, other.split} != {"train", "unlabelled"}
+
+
+def _refuse_shared_moments(clips: Iterable[AnnotatedClip]) -> None:
+    """Raise UserError where the same footage is given to two splits, by clips of two groups that overlap."""
+    last: dict[tuple[str, str], AnnotatedClip] = {}  # of each video and split the clip that reaches farthest
+    for clip in sorted((clip for clip in clips if clip.split), key=lambda clip: clip.start_s):
+        if _stop_s(clip) <= clip.start_s:  # it will be left out
+            continue
+        for split in (*SPLITS, "unlabelled"):
+            other = last.get((clip.video, split), clip)
+            if _apart(clip, other) and _stop_s(other) > clip.start_s + _ROUNDING_S:
+                first, second = sorted((clip, other), key=lambda either: either.row)
+                raise UserError(
+                    f"the clip is in {second.split} and shares moments of {clip.video!r} with row {first.row}, "
+                    f"which is in {first.split}",
+                    file=second.file,
+                    row=second.row,
+                    remedy="put clips that overlap in one split",
+                )
+        farthest = last.setdefault((clip.video, clip.split), clip)
+        if _stop_s(clip) > _stop_s(farthest):
+            last[clip.video, clip.split] = clip
+
+
+def _stop_s(clip: AnnotatedClip) -> float:
+    return math.inf if clip.stop_s is None else clip.stop_s

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from tasks.datasets.annotations import AnnotatedClip, Dataset, safe_name, seconds
+from tasks.datasets.annotations import AnnotatedClip, Dataset, grouped, safe_name, seconds
 from tasks.datasets.table import header_of, read_table
 from tasks.errors import UserError
 from tasks.names import named_file
@@ -54,7 +54,7 @@ class Folder(Dataset):
     def clips(self, raw: Path, heads: Iterable[str]) -> list[AnnotatedClip]:
         file, heads = raw / "annotations.csv", list(heads)
         spoken_for = {*_COLUMNS, *_OPTIONAL, *heads}
-        return [
+        clips = [
             AnnotatedClip(
                 clip_id=safe_name(cells["clip_id"], "clip_id", file, row),
                 video=safe_name(cells["video"], "video", file, row),
@@ -69,6 +69,7 @@ class Folder(Dataset):
             )
             for row, cells in read_table(file, (*_COLUMNS, *heads))
         ]
+        return grouped(clips)
 
     def video_path(self, raw: Path, video: str) -> Path:
         return named_file(raw / "videos", video)

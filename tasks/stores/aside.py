@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,14 +15,20 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Self
 
+from tasks.errors import InfrastructureError
 from tasks.stores.video import VideoError
 
 _START_S = 120.0
 """It imports large libraries, on a busy machine from a cold disk."""
+_END_S = 5.0
+"""A process that has closed its output ends by then of what ended it."""
+_KEPT = {"PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH", "UNDERSTUDY_MAX_VIDEO_BYTES"}
+_KEPT_GROUPS = ("LC_", "OMP_", "MKL_", "OPENBLAS_")
+"""Of the environment, what decoding needs: a bad video that takes the decoder over finds no password there."""
 
 
 class DecodingStopped(VideoError):
-    """The process that decoded died or had to be killed; it may fare otherwise another time."""
+    """The process that decoded crashed or took too long; it may fare otherwise another time."""
 
 
 class Aside:
@@ -44,6 +51,7 @@ class Aside:
         Raises:
             DecodingStopped: it took too long, or the decoder crashed.
             VideoError: the video cannot be read; the message says why.
+            InfrastructureError: the process cannot be started, or somebody killed it; no fault of the video.
         """
         process = self._started()
         assert process.stdin is not None
@@ -60,7 +68,13 @@ class Aside:
         self.start()
         assert self._process is not None
         if not self._ready:
-            self._line(self._process, _START_S)
+            try:
+                self._line(self._process, _START_S)
+            except DecodingStopped as error:
+                raise InfrastructureError(
+                    f"the process that decodes videos does not start ({error}); "
+                    f"`python -m {self._module}` says why"
+                ) from None
             self._ready = True
         return self._process
 
@@ -76,23 +90,42 @@ class Aside:
                     raise DecodingStopped(f"decoding took longer than {timeout_s:g} s")
                 block = os.read(process.stdout.fileno(), 1 << 16)
                 if not block:
-                    self.close()
-                    raise DecodingStopped(f"the decoder crashed on it (exit status {process.returncode})")
+                    status = self._ended(process)
+                    if status == -signal.SIGKILL:
+                        raise InfrastructureError("the decoder was killed, as when memory runs out")
+                    raise DecodingStopped(f"the decoder crashed on it (exit status {status})")
                 said += block
         return bytes(said)
 
+    def _ended(self, process: subprocess.Popen[bytes]) -> int | None:
+        """How the process ended that says no more; None if it had not."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_S)
+        status = process.returncode  # before `close`, which kills what is left
+        self.close()
+        return status
+
     def start(self) -> None:
-        """Start the process unless it runs; it is not waited for."""
+        """Start the process unless it runs; it is not waited for.
+
+        Raises:
+            InfrastructureError: this machine starts no process.
+        """
         if self._process is None:
             self._ready = False
-            self._process = subprocess.Popen(
-                # -P: a folder `tasks` where the process happens to stand is not ours
-                [sys.executable, "-P", "-m", self._module],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-            )
+            try:
+                self._process = subprocess.Popen(
+                    # -P: a folder `tasks` where the process happens to stand is not ours
+                    [sys.executable, "-P", "-m", self._module],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=_environment(),
+                )
+            except OSError as error:
+                raise InfrastructureError(
+                    f"the process that decodes videos cannot be started: {error.strerror}"
+                ) from None
 
     def close(self) -> None:
         """End the process."""
@@ -106,6 +139,13 @@ class Aside:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _environment() -> dict[str, str]:
+    kept = {
+        name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_GROUPS)
+    }
+    return kept | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tasks.clips import Video
+from tasks.errors import InfrastructureError
 from tasks.stores.aside import Aside, DecodingStopped, serve
 from tasks.stores.video import (
     SILENCE,
@@ -26,6 +27,8 @@ _COMPARED = 3
 """Frames on which decord must agree with PyAV."""
 _TOLERANCE = 1.0
 """Largest mean difference of two such frames, in levels of 255."""
+LONGEST_SIDE = 8192
+"""Of a frame, in pixels: 8K has 7680, and a small file can bring frames of any size."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,12 @@ class Prober(Aside):
         Raises:
             DecodingStopped: it took too long, or the decoder crashed.
             VideoError: it cannot be read; the message says why.
+            InfrastructureError: the process cannot be started, or was killed twice.
         """
         request = {"path": str(path), "moments_s": list(moments_s)}
         try:
             answer = self.ask(request | {"try_decord": True})
-        except DecodingStopped:
+        except (DecodingStopped, InfrastructureError):
             answer = self.ask(request | {"try_decord": False})
         return Probe(**answer | {"broken_s": tuple(answer["broken_s"])})
 
@@ -126,8 +130,9 @@ def examine(path: Path, moments_s: Sequence[float], try_decord: bool) -> Probe:
     """Probe a video in this process, which may not survive it.
 
     Raises:
-        VideoError: it cannot be read.
+        VideoError: it cannot be read, or its frames are too large.
     """
+    _refuse_vast(path)
     with PyAv(path) as reader:
         times_s = reader.times_s
         last_s = float(times_s[-1])
@@ -148,6 +153,16 @@ def examine(path: Path, moments_s: Sequence[float], try_decord: bool) -> Probe:
             reader="pyav" if misread else "decord",
             broken_s=broken_s,
         )
+
+
+def _refuse_vast(path: Path) -> None:
+    with open_container(path) as container:
+        for stream in container.streams.video[:1]:
+            if max(stream.width, stream.height) > LONGEST_SIDE:
+                raise VideoError(
+                    f"has frames of {stream.width} x {stream.height} pixels; sides of more than "
+                    f"{LONGEST_SIDE} pixels are not taken"
+                )
 
 
 def _decode(reader: PyAv, moments_s: np.ndarray) -> tuple[dict[int, np.ndarray], tuple[float, ...]]:

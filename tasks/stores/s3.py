@@ -40,7 +40,7 @@ def download(uri: str, folder: Path, progress: Callable[[int, int], None]) -> li
 
     Args:
         uri: s3://bucket/prefix.
-        folder: where to; every file appears whole or not at all.
+        folder: where to, and for nothing else; every file appears whole or not at all, and goes when its object has.
         progress: told after each object how many of how many bytes are there.
 
     Returns:
@@ -124,6 +124,7 @@ def _fetch(
     client: "S3Client", bucket: str, remotes: list[Remote], folder: Path, progress: Callable[[int, int], None]
 ) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
+    _prune(folder, {folder / remote.path for remote in remotes})
     log = folder / LOG
     arrived = _arrived(log)
     total, done = sum(remote.size for remote in remotes), 0
@@ -140,6 +141,16 @@ def _fetch(
         done += remote.size
         progress(done, total)
     return [folder / remote.path for remote in remotes]
+
+
+def _prune(folder: Path, listed: set[Path]) -> None:
+    """Delete what has arrived before and is not listed any more; hidden files are the log and downloads under way."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds before the folder
+        if path.is_dir():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path not in listed and not path.name.startswith("."):
+            path.unlink()
 
 
 def _arrived(log: Path) -> set[Remote]:

@@ -2,15 +2,18 @@
 
 import csv
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from tasks.clips import label_indices, read_clips, read_videos, taught_clips
-from tasks.errors import UserError
+from tasks.errors import InfrastructureError, UserError
 from tasks.ingest import build_index
 from tasks.layout import Workspace
 from tasks.params import Data
+from tasks.stores.probe import Prober
 
 _LABELS = ["cut", "wash"]
 
@@ -122,6 +125,23 @@ def test_bad_videos_go_to_quarantine(tmp_path: Path, raw_folder, films, monkeypa
     assert "link that leads out" in reasons["c3"]
 
 
+def test_a_killed_prober_quarantines_nothing(tmp_path: Path, raw_folder, monkeypatch):
+    raw_folder()
+    started = Prober._started
+
+    def killed(prober):
+        process = started(prober)
+        os.kill(process.pid, signal.SIGKILL)
+        return process
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Prober, "_started", killed)
+        with pytest.raises(InfrastructureError, match=r"v\d+\.mp4: the decoder was killed"):
+            build(tmp_path)
+    assert not (tmp_path / "data" / "index").exists()
+    assert quarantine(build(tmp_path)) == []
+
+
 def test_links_into_dvc_s_cache_are_followed(tmp_path: Path, raw_folder):
     video = raw_folder() / "videos" / "v0.mp4"
     cached = tmp_path / "cache" / "files" / "md5" / "0a" / ("1b" * 15)
@@ -224,6 +244,42 @@ def test_the_same_group_in_two_splits(tmp_path: Path, raw_folder):
     raw_folder(content, columns)
     with pytest.raises(UserError, match="row 5: group 'g1' is in test here and in train in row 4"):
         build(tmp_path)
+
+
+def test_an_empty_group_is_that_of_its_video(tmp_path: Path, raw_folder):
+    content = rows()
+    content[1][1], content[1][5] = "v0.mp4", ""  # beside a clip of g0
+    content[2][1] = content[3][1] = content[4][1] = "v2.mp4"
+    content[3][5], content[4][5] = "g7", ""  # its video has two groups: which is meant?
+    raw_folder(content)
+    groups = {clip.clip_id: clip.group for clip in read_clips(build(tmp_path).index)}
+    assert [groups[f"c{n}"] for n in range(6)] == ["g0", "g0", "g1", "g7", "v2.mp4", "g2"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "second", "refused"),
+    [
+        (("train", "test"), (0.4, 1.0), True),
+        (("val", "test"), (0.0, 0.2), True),
+        (("unlabelled", "val"), (0.0, 1.0), True),
+        (("train", "unlabelled"), (0.0, 1.0), False),
+        (("train", "test"), (0.5, 1.0), False),
+    ],
+)
+def test_footage_shared_by_two_splits(tmp_path: Path, raw_folder, splits, second, refused):
+    given = {"g0": "val", "g1": "test"}
+    content = [[*row, given.get(str(row[5]), "train")] for row in rows()]
+    content[10] = ["c10", "v10.mp4", 0.0, 0.5, "cut", "pan", splits[0]]
+    content[11] = ["c11", "v10.mp4", *second, "wash", "tap", splits[1]]
+    raw_folder(content, SPLIT_COLUMNS)
+    if not refused:
+        assert len(read_clips(build(tmp_path).index)) == 12
+        return
+    with pytest.raises(
+        UserError, match=rf"row 13: the clip is in {splits[1]} and shares .* row 12"
+    ) as stopped:
+        build(tmp_path)
+    assert "put clips that overlap in one split" in str(stopped.value)
 
 
 def test_windows_of_one_length_are_drawn_though_they_differ_by_rounding(tmp_path: Path, raw_folder):

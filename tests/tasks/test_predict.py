@@ -146,6 +146,14 @@ def test_a_looker_outlives_a_hang_and_a_death(video):
             assert process.poll() is not None
 
 
+def test_strangers_videos_look_as_others_do(video):
+    with (
+        Looker(RGB, VIEWS, timeout_s=60, longest_s=None) as ours,
+        Looker(RGB, VIEWS, timeout_s=60, longest_s=None, strangers=True) as theirs,
+    ):
+        assert np.array_equal(ours.look(video, None).shown, theirs.look(video, None).shown)
+
+
 def test_batches_change_nothing_that_matters(committee, video, tmp_path):
     text = tmp_path / "text.mp4"
     text.write_text("not a video")

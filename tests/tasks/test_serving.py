@@ -27,6 +27,7 @@ import pytest
 from tasks import register
 from tasks.atomic import write_json
 from tasks.errors import UserError
+from tasks.inference import device
 from tasks.layout import Workspace
 from tasks.serving import Served
 from tasks.stores import tracking
@@ -332,6 +333,31 @@ def test_without_a_folder_no_path_is_read(rgb_student, tmp_path, films, monkeypa
     for path in (str(clip), "clip.mp4", "/etc/passwd"):
         with pytest.raises(UserError, match=r"row 0: this server reads no paths .*data:video/mp4;base64"):
             served.answer(pd.DataFrame({"video": [path]}))
+
+
+def test_the_networks_lie_where_their_inputs_go(rgb_student, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNDERSTUDY_DEVICE", "meta")
+    served = Served(release_of(Workspace(tmp_path), rgb_student()).release)
+    places = {value.device for member in served.committee.members for value in member.parameters()}
+    assert places == {device()}
+    assert device().type == "meta"
+
+
+def test_what_strangers_send_is_opened_by_pyav_alone_in_limited_memory(
+    rgb_student, tmp_path, films, monkeypatch
+):
+    monkeypatch.setenv("UNDERSTUDY_SLOTS", "1")
+    served = Served(release_of(Workspace(tmp_path), rgb_student()).release)
+    (looker,) = served._lookers._all
+    asked, real = [], looker.ask
+    monkeypatch.setattr(looker, "ask", lambda request: asked.append(request) or real(request))
+    served.answer(pd.DataFrame({"video": [url(SECOND)]}))
+    assert [request["try_decord"] for request in asked] == [False]
+    most, _ = psutil.Process(looker._process.pid).rlimit(psutil.RLIMIT_AS)
+    assert 4 << 30 < most < 64 << 30
+    wide = films.write(tmp_path / "wide.mp4", films.grey(2, (8208, 16))).read_bytes()
+    with pytest.raises(UserError, match="row 0: has frames of 8208 x 16 pixels"):
+        served.answer(pd.DataFrame({"video": [url(wide)]}))
 
 
 def test_a_decoder_that_hangs_is_given_up_and_the_next_video_is_answered(rgb_student, tmp_path, monkeypatch):

@@ -1,15 +1,20 @@
 """Shards: what is written comes back, by video and time; extraction is incremental and resumable."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tasks.clips import Video
+from tasks.errors import InfrastructureError
 from tasks.extract import extract
+from tasks.modalities import audio, rgb
+from tasks.modalities.audio import Audio
 from tasks.modalities.modality import RawVideo
 from tasks.modalities.rgb import Rgb
 from tasks.shards import Row, Shards, shard_of, write_shard
+from tasks.stores.video import VideoError
 
 
 def folder_with(tmp_path, rows):
@@ -84,6 +89,48 @@ def test_a_video_that_breaks_does_not_stop_the_others(films, tmp_path):
     assert shards.rows("a.mp4") is None
     assert shards.rows("b.mp4") is not None
     assert list(shards.manifest["problems"]) == ["a.mp4"]
+
+
+def once(monkeypatch, module, name, fails):
+    """Have a function of `module` fail the first time that it is called, as `fails` does."""
+    real, asked = getattr(module, name), []
+
+    def sometimes(*arguments):
+        asked.append(arguments)
+        return fails() if len(asked) == 1 else real(*arguments)
+
+    monkeypatch.setattr(module, name, sometimes)
+
+
+def test_what_fails_but_once_is_no_fault_of_the_file(films, tmp_path, monkeypatch):
+    def fails():
+        raise VideoError("frame 3 cannot be decoded (Input/output error)")
+
+    raws = raw_videos(films, tmp_path, ["a.mp4"])
+    once(monkeypatch, rgb, "open_video", fails)
+    extract("rgb", MODALITY, raws, {"a.mp4": [(0.0, 1.0)]}, tmp_path / "out", tmp_path / "kept")
+    shards = Shards(tmp_path / "out")
+    assert len(shards.rows("a.mp4").times_s) == 10
+    assert shards.manifest["problems"] == {}
+
+
+def test_sound_that_the_probe_has_heard_is_not_given_up_at_once(films, tmp_path, monkeypatch):
+    (raw,) = raw_videos(films, tmp_path, ["a.mp4"]).values()
+    films.write(raw.path, films.grey(10), sound=films.tone(1.0))
+    raw = replace(raw, video=replace(raw.video, audio_rate_hz=16000))
+    once(monkeypatch, audio, "read_audio", lambda: None)
+    sound = Audio(kind="audio", shards=1, rate_hz=8000, n_fft=512, window=400, hop=80, mels=32, window_s=0.2)
+    extract("audio", sound, {"a.mp4": raw}, {"a.mp4": [(0.0, 1.0)]}, tmp_path / "out", tmp_path / "kept")
+    assert Shards(tmp_path / "out").rows("a.mp4") is not None
+
+
+def test_a_file_whose_bytes_cannot_be_read_stops_the_stage_and_nothing_is_kept(films, tmp_path):
+    raws = raw_videos(films, tmp_path, ["a.mp4"])
+    raws["a.mp4"].path.unlink()
+    raws["a.mp4"].path.symlink_to("/proc/self/mem")  # whose first byte is an input/output error
+    with pytest.raises(InfrastructureError, match=r"a\.mp4 cannot be read: Input/output error"):
+        extract("rgb", MODALITY, raws, {"a.mp4": [(0.0, 1.0)]}, tmp_path / "out", tmp_path / "kept")
+    assert not list((tmp_path / "kept").glob("*"))
 
 
 def test_payloads_are_not_copied(tmp_path):

@@ -46,7 +46,9 @@ def test_a_row_of_the_validation_file(raw: Path):
 
 
 def test_both_files_keep_the_official_split(raw: Path):
-    (raw / "EPIC_100_train.csv").write_text(_HEADER + line("P01_02_0", "P01", 0, 1))
+    (raw / "EPIC_100_train.csv").write_text(
+        _HEADER + line("P01_02_0", "P01", 0, 1).replace("P01_01", "P01_02")
+    )
     (raw / "EPIC_100_unseen_participant_ids_validation.csv").write_text("participant_id\nP18\n")
     (raw / "EPIC_100_tail_verbs.csv").write_text("verb\n1\n")
     (raw / "EPIC_100_tail_nouns.csv").write_text("noun\n")

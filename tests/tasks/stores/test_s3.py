@@ -81,6 +81,27 @@ def test_what_has_arrived_is_not_fetched_again_and_what_changed_is(bucket, tmp_p
     assert (tmp_path / "b").read_bytes() == b"same"
 
 
+def test_what_the_store_no_longer_holds_goes(bucket, tmp_path: Path):
+    for key in ("annotations.csv", "videos/1", "videos/deep/2", "turned"):
+        bucket.put_object(Key=f"set/{key}", Body=b"old")
+    fetch(bucket, tmp_path)
+    (tmp_path / "videos" / ".1.x3u").write_bytes(b"ol")  # as a kill in the middle of a download leaves it
+    bucket.objects.filter(Prefix="set/videos/deep/").delete()
+    bucket.objects.filter(Prefix="set/turned").delete()
+    bucket.put_object(Key="set/turned/into/a/folder", Body=b"new")
+    bucket.put_object(Key="set/videos/deep", Body=b"new")
+    fetch(bucket, tmp_path)
+    files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert files == {
+        LOG,
+        "annotations.csv",
+        "videos/1",
+        "videos/.1.x3u",
+        "videos/deep",
+        "turned/into/a/folder",
+    }
+
+
 def test_a_multipart_object(bucket, tmp_path: Path):
     body = bytes(range(256)) * 40000  # 10 MB: two parts, so the ETag is no MD5
     boto3.client("s3").upload_fileobj(BytesIO(body), bucket.name, "set/big")

@@ -2,13 +2,15 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tasks.errors import InfrastructureError
 from tasks.stores import probe as probing
-from tasks.stores.aside import DecodingStopped
+from tasks.stores.aside import Aside, DecodingStopped
 from tasks.stores.probe import Prober, probe
 from tasks.stores.video import VideoError, nearest, open_video, read_audio
 
@@ -145,6 +147,56 @@ def test_a_prober_outlives_a_hang_and_a_death(one_second: Path):
                 prober.probe(one_second, []).reader == "pyav"
             )  # asked again, of a new process, without decord
             assert worker.poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("blow", "error", "reason"),
+    [
+        (signal.SIGKILL, InfrastructureError, "was killed"),
+        (signal.SIGSEGV, DecodingStopped, "crashed on it .exit status -11"),
+    ],
+)
+def test_a_prober_that_is_killed_is_no_fault_of_the_video(one_second, monkeypatch, blow, error, reason):
+    with Prober(timeout_s=20) as prober:
+        started = prober._started
+
+        def struck():
+            process = started()
+            os.kill(process.pid, blow)
+            return process
+
+        monkeypatch.setattr(prober, "_started", struck)
+        with pytest.raises(error, match=reason):
+            prober.probe(one_second, [])
+
+
+def test_a_process_that_cannot_be_started_is_no_fault_of_the_video(monkeypatch):
+    with Aside("tasks.nowhere", timeout_s=20) as process:
+        with pytest.raises(
+            InfrastructureError, match=r"does not start .*`python -m tasks\.nowhere` says why"
+        ):
+            process.ask({})
+        monkeypatch.setattr(sys, "executable", "/nowhere/python")
+        with pytest.raises(InfrastructureError, match="cannot be started: No such file"):
+            process.ask({})
+
+
+def test_decoders_are_told_no_secrets(one_second, monkeypatch):
+    for name in ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "UNDERSTUDY_WEBHOOK_URL"):
+        monkeypatch.setenv(name, "https://hush-hush")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with Prober(timeout_s=60) as prober:
+        prober.probe(one_second, [])
+        told = Path(f"/proc/{prober._process.pid}/environ").read_bytes()
+    assert b"hush-hush" not in told
+    assert b"PATH=" in told
+    assert b"OMP_NUM_THREADS=1" in told
+
+
+def test_vast_frames_are_refused(films, tmp_path: Path):
+    path = films.write(tmp_path / "wide.mp4", films.grey(2, (8208, 16)))
+    with pytest.raises(VideoError, match="has frames of 8208 x 16 pixels; sides of more than 8192"):
+        probing.examine(path, [], try_decord=False)
 
 
 def test_what_takes_too_long_is_given_up(one_second: Path):
