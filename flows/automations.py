@@ -19,8 +19,9 @@ from flows.events import CHALLENGER_BEATS_CHAMPION, CHAMPION_DRIFTED
 from flows.infra import HEARTBEAT_S, STAGE_DEPLOYMENT, STARTS, TAG
 
 LOST_AFTER = timedelta(seconds=3 * HEARTBEAT_S)
-UNSTARTED_AFTER = timedelta(minutes=5)
-"""From the worker that takes a run to its first line: importing takes seconds, on a loaded machine a minute."""
+UNSTARTED_AFTER = timedelta(minutes=30)
+"""From the worker that takes a run to its first line: the first `dvc pull` of all data lies between (flows/newest.py),
+or a pod that waits for its image (infra/kubernetes/pool.json allows it 15 min)."""
 AGAIN_AFTER = timedelta(seconds=60)
 """A worker that gets its crashed run back before it has put it away calls it crashed once more, or dies of it; on a
 loaded machine putting away takes 20 s."""
@@ -28,6 +29,8 @@ _ENDS = {
     f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelling", "Cancelled", "Crashed")
 }
 """Cancelling is among them: what somebody cancels must not be started again."""
+_WAITS = {"prefect.flow-run.Suspended", "prefect.flow-run.Paused"}
+"""A run that waits for a person (flows/approve.py) has no process, and so gives no sign of life for days."""
 _A_RUN: ResourceSpecificationDict = {"prefect.resource.id": "prefect.flow-run.*"}
 _OURS: ResourceSpecificationDict = {
     "prefect.resource.role": "tag",
@@ -64,7 +67,7 @@ def recovery() -> list[AutomationCore]:
                 for_each={"prefect.resource.id"},
                 # Running, too: a run that dies in its first second gives no sign of life at all.
                 after={"prefect.flow-run.Running", "prefect.flow-run.heartbeat"},
-                expect={"prefect.flow-run.heartbeat", *_ENDS},
+                expect={"prefect.flow-run.heartbeat", *_ENDS, *_WAITS},
                 posture=Posture.Proactive,
                 threshold=1,
                 within=LOST_AFTER,
@@ -79,7 +82,7 @@ def recovery() -> list[AutomationCore]:
                 match_related=_OURS,
                 for_each={"prefect.resource.id"},
                 after={"prefect.flow-run.Pending"},
-                expect={"prefect.flow-run.Running", *_ENDS},
+                expect={"prefect.flow-run.Running", *_ENDS, *_WAITS},
                 posture=Posture.Proactive,
                 threshold=1,
                 within=UNSTARTED_AFTER,

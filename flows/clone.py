@@ -5,19 +5,24 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from flows import disk
 from tasks.atomic import write_text
-from tasks.errors import UserError
+from tasks.errors import InfrastructureError, UserError
 from tasks.settings import settings
 
 ENDING_S = 15.0
 """How long a new run waits for the processes of a killed one to be gone."""
+PAUSES_S = (2.0, 10.0, 30.0, 60.0, 120.0)
+"""Before each new attempt of a fetch. A name server or git server that is away for minutes must not cost a night."""
+FETCH_S = 300.0
+"""So long may one attempt take: a connection that died says nothing by itself."""
 
 
 @dataclass(frozen=True)
@@ -45,24 +50,85 @@ class Clone:
         place = self.root.relative_to(self.work) if shared else ""
         return self.work / "logs" / place / f"{stage.replace('/', '_')}.log"
 
-    def git(self, *arguments: str) -> str:
+    def git(self, *arguments: str, timeout_s: float | None = None, inherited: Sequence[int] = ()) -> str:
         """What a git command prints here.
+
+        Args:
+            timeout_s: it is ended after so long.
+            inherited: descriptors that it holds open, too, as that of `only_run`.
 
         Raises:
             UserError: git refuses, with its own words.
+            InfrastructureError: the disk is full, or it took too long.
         """
-        done = subprocess.run(
-            ["git", "-C", str(self.root), *arguments], capture_output=True, text=True, check=False
-        )
+        command = ["git", "-C", str(self.root), *arguments]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=timeout_s, pass_fds=inherited
+            )
+        except subprocess.TimeoutExpired:
+            raise InfrastructureError(f"git {arguments[0]} took more than {timeout_s} s") from None
         if done.returncode:
             said = done.stderr.strip() or f"git {arguments[0]} failed"
+            if disk.is_full(said):
+                raise InfrastructureError(said)
             raise UserError(said, remedy=f"see: git -C {self.root} status")
         return done.stdout
 
     def uncommitted(self) -> list[str]:
         """Files that differ from the commit or are not in it, but for ignored ones and dvc.lock, which runs write."""
-        entries = self.git("status", "--porcelain", "--untracked-files=normal").splitlines()
-        return [entry[3:] for entry in entries if entry[3:] != "dvc.lock"]
+        # --no-optional-locks: killed, it would leave an index.lock that is in the way of every checkout
+        status = self.git("--no-optional-locks", "status", "--porcelain", "--untracked-files=normal")
+        return [entry[3:] for entry in status.splitlines() if entry[3:] != "dvc.lock"]
+
+    def fetch(self) -> None:
+        """Get the commits that are new where this was cloned from.
+
+        Raises:
+            InfrastructureError: it could not be reached, again and again.
+        """
+        for pause_s in (*PAUSES_S, None):
+            try:
+                self.git("fetch", "--quiet", timeout_s=FETCH_S)
+                return
+            except (UserError, InfrastructureError) as error:
+                if pause_s is None:
+                    cause = error.message if isinstance(error, UserError) else error
+                    raise InfrastructureError(
+                        f"git fetch in {self.root} failed {len(PAUSES_S) + 1} times: {cause}"
+                    ) from None
+                time.sleep(pause_s)
+
+    def check_out(self, commit: str, lock: int) -> None:
+        """Take a worker's clone to `commit`, whatever tracked files hold there.
+
+        Args:
+            lock: the descriptor of `only_run`: a git that outlives us holds it until it has ended.
+
+        Raises:
+            UserError: git refuses.
+            InfrastructureError: the disk is full.
+        """
+        write_text(self._half_way, self.git("rev-parse", commit).strip())
+        self.finish_check_out(lock)
+
+    def finish_check_out(self, lock: int) -> None:
+        """Do the rest of a `check_out` that was killed; else its half would be taken for somebody's changes.
+
+        Nothing where none was: what a person changed stays.
+        """
+        if not self._half_way.exists():
+            return
+        # of a git that was killed: whoever lives holds the lock of `only_run`
+        (self.root / self.git("rev-parse", "--git-path", "index.lock").strip()).unlink(missing_ok=True)
+        commit = self._half_way.read_text(encoding="utf-8")
+        self.git("checkout", "--quiet", "--force", "--detach", commit, inherited=[lock])
+        self._half_way.unlink()
+
+    @property
+    def _half_way(self) -> Path:
+        """Holds the commit that a checkout is on its way to."""
+        return self.work / "check-out"
 
     @contextmanager
     def only_run(self) -> Iterator[int]:

@@ -33,16 +33,18 @@ class StageFailed(Exception):
         exit_code: the stage's own: 2 the user's to mend, 75 infrastructure, anything else a defect.
         reason: the last it printed.
         log: the file, or the page of Prefect's UI, with all it printed.
+        given_up: it was already tried as often as is worth it.
     """
 
-    def __init__(self, stage: str, exit_code: int, reason: str, log: Path | str):
+    def __init__(self, stage: str, exit_code: int, reason: str, log: Path | str, given_up: bool = False):
         self.stage, self.exit_code, self.reason, self.log = stage, exit_code, reason, log
+        self.given_up = given_up
         super().__init__(f"{stage} failed (exit code {exit_code}): {reason}\n  log: {log}")
 
     @property
     def worth_retrying(self) -> bool:
         """Whether a disk, network or store failed, or the stage was killed, as where memory ends."""
-        return self.exit_code in (InfrastructureError.exit_code, KILLED)
+        return not self.given_up and self.exit_code in (InfrastructureError.exit_code, KILLED)
 
 
 class Executor(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from flows import tether
+from flows import disk, tether
 from flows.clone import Clone
 from flows.executor import Outcome, StageFailed
 from flows.gpus import Gpus, visible
@@ -183,12 +183,13 @@ def _outcome(line: str, so_far: Outcome) -> Outcome:
 
 
 def _exit_code(last: deque[str], code: int) -> int:
-    """The stage's exit code, which DVC only tells in words; 1 where DVC itself failed."""
-    for line in reversed(last):
+    """The stage's exit code, which DVC only tells in words; 1 where DVC itself failed, 75 where the disk is full."""
+    code = code if code >= 128 and code != 255 else 1
+    for line in last:
         if match := _EXIT.search(line):
             told = int(match.group(1))
-            return told if told >= 0 else 128 - told  # ended by a signal: as a shell tells it
-    return code if code >= 128 and code != 255 else 1
+            code = told if told >= 0 else 128 - told  # ended by a signal: as a shell tells it
+    return InfrastructureError.exit_code if code == 1 and any(map(disk.is_full, last)) else code
 
 
 def _last_words(last: deque[str]) -> str:

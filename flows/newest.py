@@ -17,13 +17,14 @@ def check_out_newest() -> dict[str, str]:
         the folder that the flow starts in.
 
     Raises:
-        UserError: another run is going on in the clone, git cannot reach where it was cloned from, or nobody pushed
-            the data.
-        InfrastructureError: the DVC remote failed, again and again.
+        UserError: another run is going on in the clone, or nobody pushed the data.
+        InfrastructureError: git cannot reach where it was cloned from, or the DVC remote failed, again and again; or
+            the disk is full.
     """
     clone = of_flow(None)
-    with clone.only_run():
-        clone.git("fetch", "--quiet")
-        clone.git("checkout", "--quiet", "--force", "--detach", "origin/HEAD")
+    with clone.only_run() as lock:
+        clone.finish_check_out(lock)
+        clone.fetch()
+        clone.check_out("origin/HEAD", lock)
         remote.take_tracked(clone)
     return {"directory": str(clone.root)}

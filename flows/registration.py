@@ -1,9 +1,11 @@
 """That the release is in the MLflow registry of this machine, whoever made it."""
 
+import itertools
 import json
 import re
 import subprocess
 import sys
+from typing import Any
 
 from flows.clone import Clone
 from flows.infra import APPROVAL_DEPLOYMENT
@@ -73,19 +75,22 @@ def publish_verdict(clone: Clone) -> None:
 
 
 def _ask(version: str) -> None:
-    """Have Prefect's server ask a person whether the version becomes the champion; once a version."""
+    """Have Prefect's server ask a person whether the version becomes the champion, until it has an answer."""
     from prefect.deployments import run_deployment
     from prefect.exceptions import ObjectNotFound
 
     try:
-        run_deployment(
-            APPROVAL_DEPLOYMENT,
-            parameters={"version": version},
-            flow_run_name=f"version {version}",
-            timeout=0,
-            as_subflow=False,
-            idempotency_key=f"approve version {version}",
-        )
+        for attempt in itertools.count():
+            run: Any = run_deployment(  # a coroutine only where it is awaited
+                APPROVAL_DEPLOYMENT,
+                parameters={"version": version},
+                flow_run_name=f"version {version}",
+                timeout=0,
+                as_subflow=False,
+                idempotency_key=f"approve version {version} {attempt}",
+            )
+            if not run.state.is_final() or run.state.is_completed():
+                return  # it is being asked, or was answered
     except ObjectNotFound:  # a server of one's own, where nobody deployed
         print(
             f"gate: nobody can be asked here ({APPROVAL_DEPLOYMENT}); say it yourself: understudy promote {version}"

@@ -14,7 +14,7 @@ from prefect import State, flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, Failed
 
-from flows import lockfile, remote
+from flows import disk, lockfile, remote
 from flows.clone import Clone, of_flow
 from flows.executor import StageFailed
 from flows.local import LocalExecutor
@@ -53,7 +53,7 @@ def stage(
         clone = of_flow(root)
         logger.info("%s in %s at %s", stage, clone.root, commit)
         with clone.only_run() as lock:
-            check_out(clone, commit)
+            check_out(clone, commit, lock)
             lockfile.merge(clone, outputs or {})
             remote.require(clone)
             remote.take_inputs(clone, stage)
@@ -68,6 +68,11 @@ def stage(
         return Failed(message=f"exit code {error.exit_code}: {error.reason}")
     except (UserError, InfrastructureError) as error:
         return Failed(message=f"exit code {error.exit_code}: {error}")
+    except Exception as error:
+        if not disk.is_full(error):
+            raise
+        # another worker has room
+        return Failed(message=f"exit code {InfrastructureError.exit_code}: {error}")
     create_markdown_artifact(fenced(made), key=ENTRY, description=f"What dvc.lock says of {stage}")
     return Completed(message=outcome.value)
 
@@ -103,30 +108,31 @@ def unfenced(markdown: str) -> lockfile.Entry:
     return dict(yaml.safe_load(match[1]))
 
 
-def check_out(clone: Clone, commit: str) -> None:
+def check_out(clone: Clone, commit: str, lock: int) -> None:
     """Have the worker's clone be at `commit`, fetched from where it was cloned if need be.
+
+    Args:
+        lock: the descriptor of `Clone.only_run`.
 
     Raises:
         UserError: somebody changed files there, or the commit is nowhere to be had.
-        InfrastructureError: git cannot reach where it was cloned from.
+        InfrastructureError: git cannot reach where it was cloned from, or the disk is full.
     """
+    clone.finish_check_out(lock)
     if changed := clone.uncommitted():
         raise UserError(
             f"{', '.join(changed[:3])} in the worker's clone {clone.root} is not committed",
             remedy="a worker's clone is for stages alone: commit and push it, or drop it",
         )
     if not _has(clone, commit):
-        try:
-            clone.git("fetch", "--quiet")
-        except UserError as error:
-            raise InfrastructureError(f"git fetch in {clone.root} failed: {error.message}") from None
+        clone.fetch()
     if not _has(clone, commit):
         raise UserError(
             f"commit {commit} is not where {clone.root} was cloned from", remedy="push it: git push"
         )
     # What is lost here is dvc.lock, which the commit and the run that asks say anew.
     (clone.root / "dvc.lock").unlink(missing_ok=True)
-    clone.git("checkout", "--quiet", "--force", "--detach", commit)
+    clone.check_out(commit, lock)
 
 
 def _has(clone: Clone, commit: str) -> bool:

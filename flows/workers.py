@@ -34,7 +34,7 @@ from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelling
 from prefect.utilities.urls import url_for
 
-from flows import lockfile, remote, stage
+from flows import disk, lockfile, remote, stage
 from flows.clone import Clone
 from flows.executor import Outcome, StageFailed
 from flows.infra import STAGE_DEPLOYMENT, STARTS
@@ -96,10 +96,14 @@ class WorkersExecutor:
             assert state is not None
             if not state.is_completed():
                 self._over.add(ended.id)
-                raise StageFailed(step.name, *stage.told(state), place)
+                # an automation has started a crashed one again, as often as STARTS says
+                spent = state.is_crashed() and ended.run_count >= STARTS
+                raise StageFailed(step.name, *stage.told(state), place, given_up=spent)
             self._collect(step, ended.id, on_line)
             return Outcome(state.message or "")
-        except (InfrastructureError, httpx.TransportError) as error:
+        except (InfrastructureError, httpx.HTTPError, OSError) as error:
+            if not _is_infrastructure(error):
+                raise
             raise StageFailed(step.name, InfrastructureError.exit_code, str(error), place) from error
 
     def stop(self) -> None:
@@ -158,7 +162,9 @@ class WorkersExecutor:
                     lines = client.read_logs(
                         _logs_of(identity), limit=LINES, offset=read, sort=LogSort.TIMESTAMP_ASC
                     )
-                except httpx.TransportError as error:
+                except httpx.HTTPError as error:
+                    if not _is_infrastructure(error):
+                        raise
                     if time.monotonic() - heard > PATIENCE_S:
                         raise InfrastructureError(f"Prefect's server is away: {error}") from error
                     continue
@@ -200,6 +206,13 @@ class WorkersExecutor:
             # --allow-missing would leave it at that. The run-cache is not asked: the entry says which output it is,
             # where a stage was made twice.
             self._local.repro(step.name, ["--pull", "--no-run-cache"], on_line, {}, may_run=False)
+
+
+def _is_infrastructure(error: Exception) -> bool:
+    """Whether trying again may help: a server that is away or at fault itself, a full disk, a store that failed."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.is_server_error
+    return isinstance(error, InfrastructureError | httpx.TransportError) or disk.is_full(error)
 
 
 def _logs_of(identity: UUID) -> LogFilter:

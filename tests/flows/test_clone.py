@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from flows import clone
 from flows.clone import Clone
-from tasks.errors import UserError
+from flows.newest import check_out_newest
+from tasks.errors import InfrastructureError, UserError
 
 
 def test_the_root_is_the_nearest_folder_above_with_a_dvc_yaml(project: Clone):
@@ -48,6 +50,82 @@ def test_half_a_dvc_lock_is_put_aside_and_the_results_come_back_from_the_run_cac
         assert not (project.root / "dvc.lock").exists()
     subprocess.run(["dvc", "repro", "-q"], cwd=project.root, check=True)
     assert (project.root / "runs.jsonl").read_text() == before
+
+
+@pytest.fixture
+def cloned(project: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
+    """A clone of the project, which is committed and one commit ahead of it."""
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "t")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "t@example.org")
+    (project.root / ".gitignore").write_text(".understudy/\n")
+    for command in ("add .", "commit -qm first"):
+        project.git(*command.split())
+    subprocess.run(["git", "clone", "-q", str(project.root), "cloned"], cwd=tmp_path, check=True)
+    (project.root / "stage.py").write_text("print('newer')\n")
+    (project.root / "zzz.py").write_text("print('new')\n")
+    for command in ("add .", "commit -qm second"):
+        project.git(*command.split())
+    return Clone(tmp_path / "cloned")
+
+
+def kill_git_half_way(cloned: Clone, commit: str, lock: int) -> None:
+    """Check out until git comes to zzz.py, which has it killed."""
+    (cloned.root / ".git" / "info" / "attributes").write_text("zzz.py filter=kill\n")
+    cloned.git("config", "filter.kill.smudge", "kill -9 $PPID; true")
+    with pytest.raises(UserError):
+        cloned.check_out(commit, lock)
+    cloned.git("config", "--unset", "filter.kill.smudge")
+    assert (cloned.root / ".git" / "index.lock").exists()
+
+
+def test_a_killed_checkout_is_ended_and_what_a_person_changed_stays(cloned: Clone):
+    cloned.fetch()
+    with cloned.only_run() as lock:
+        kill_git_half_way(cloned, "origin/HEAD", lock)
+    assert cloned.uncommitted()
+    with cloned.only_run() as lock:
+        cloned.finish_check_out(lock)
+        assert not cloned.uncommitted()
+        assert cloned.git("rev-parse", "HEAD") == cloned.git("rev-parse", "origin/HEAD")
+        (cloned.root / "stage.py").write_text("print('mine')\n")
+        cloned.finish_check_out(lock)
+    assert cloned.uncommitted() == ["stage.py"]
+
+
+def test_the_newest_commit_is_there_after_a_killed_checkout(
+    cloned: Clone, project: Clone, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("UNDERSTUDY_CLONE", str(cloned.root))
+    cloned.fetch()
+    with cloned.only_run() as lock:
+        kill_git_half_way(cloned, "origin/HEAD", lock)
+    for command in ("rm -q zzz.py", "commit -qm third"):
+        project.git(*command.split())
+    assert check_out_newest() == {"directory": str(cloned.root)}
+    assert cloned.git("rev-parse", "HEAD") == project.git("rev-parse", "HEAD")
+    assert not cloned.uncommitted()
+
+
+def test_a_fetch_is_tried_again_and_then_said(cloned: Clone, project: Clone, monkeypatch: pytest.MonkeyPatch):
+    away = project.root.with_name("away")
+    project.root.rename(away)
+    monkeypatch.setattr(clone, "PAUSES_S", (0.0, 0.0))
+    with pytest.raises(InfrastructureError, match=r"failed 3 times: .*clone"):
+        cloned.fetch()
+    monkeypatch.setattr(clone, "PAUSES_S", (1.0, 1.0, 1.0))
+    threading.Timer(0.5, away.rename, [project.root]).start()
+    cloned.fetch()
+    assert cloned.git("rev-parse", "origin/HEAD") == project.git("rev-parse", "HEAD")
+
+
+def test_a_fetch_from_a_host_that_never_answers_ends(cloned: Clone, monkeypatch: pytest.MonkeyPatch):
+    cloned.git("remote", "set-url", "origin", "ssh://host/project")
+    cloned.git("config", "core.sshCommand", "sleep 5;")
+    monkeypatch.setattr(clone, "PAUSES_S", ())
+    monkeypatch.setattr(clone, "FETCH_S", 0.3)
+    with pytest.raises(InfrastructureError, match=r"git fetch took more than 0\.3 s"):
+        cloned.fetch()
 
 
 def test_half_an_rwlock_is_emptied(project: Clone):

@@ -72,6 +72,20 @@ def test_a_traceback_is_told_by_its_last_line(project: Clone):
     assert failed.value.reason == "ValueError: no such thing"
 
 
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "import pathlib; pathlib.Path('/dev/full').write_text('words')",
+        "import sqlite3; raise sqlite3.OperationalError('database or disk is full')",
+    ],
+)
+def test_a_full_disk_is_infrastructure(project: Clone, stage: str):
+    (project.root / "stage.py").write_text(stage)
+    with pytest.raises(StageFailed, match=r"No space left on device|disk is full") as failed:
+        run(project, "ingest")
+    assert failed.value.exit_code == 75
+
+
 def test_stopping_ends_the_stage_and_starts_no_other(project: Clone):
     (project.root / "tiny.yaml").write_text("seconds: 60.0\nmodalities: {rgb: 1, flow: 1}\n")
     spoken = threading.Event()

@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,3 +73,28 @@ def test_the_verdict_is_an_artifact_and_a_pass_an_event(tmp_path: Path, capsys: 
             events = client.request("POST", "/events/filter", json=asked).json()["events"]
             time.sleep(0.2)
     assert [event["payload"]["summary"] for event in events] == ["version 7 passed passed"]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_person_is_asked_again_where_the_run_that_asked_ended_without_an_answer():
+    from prefect.client.orchestration import get_client
+    from prefect.states import Completed, Crashed
+
+    from flows.registration import _ask
+
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow_from_name("approve"), "approval")
+
+        def asked() -> list[Any]:
+            _ask("7")
+            runs = [run for run in client.read_flow_runs() if run.deployment_id == deployment]
+            return sorted(runs, key=lambda run: run.created)
+
+        (first,) = asked()
+        assert first.parameters == {"version": "7"}
+        assert asked() == [first], "it still asks"
+        client.set_flow_run_state(first.id, Crashed(), force=True)
+        _, second = asked()
+        client.set_flow_run_state(second.id, Completed(name="Declined"), force=True)
+        assert len(asked()) == 2, "the answer was no"
+        client.delete_deployment(deployment)

@@ -125,6 +125,32 @@ def test_a_worker_refuses_a_changed_clone_and_a_commit_that_nobody_pushed(asking
     assert "git push" in reason
 
 
+def test_a_checkout_that_was_killed_does_not_keep_a_worker_from_its_stages(asking: Clone, worker: Clone):
+    (asking.root / "stage.py").write_text((asking.root / "stage.py").read_text() + "# newer")
+    (asking.root / "new.py").write_text("")
+    at = commit(asking)
+    worker.fetch()
+    # what is there when git, and we, were killed as it had written two files of the commit
+    worker.work.mkdir()
+    (worker.work / "check-out").write_text(at)
+    (worker.root / ".git" / "index.lock").touch()
+    (worker.root / "stage.py").write_text((asking.root / "stage.py").read_text())
+    (worker.root / "new.py").write_text("")
+    (asking.root / "new.py").unlink()
+    assert made(worker, "ingest", commit(asking)).message == "ran"
+
+
+def test_a_worker_whose_disk_is_full_leaves_the_stage_to_another(asking: Clone, worker: Clone):
+    from flows.stage import told
+
+    log = worker.log("ingest")
+    log.parent.mkdir(parents=True)
+    log.symlink_to("/dev/full")
+    code, reason = told(made(worker, "ingest", commit_of(asking)))
+    assert code == 75
+    assert "No space left on device" in reason
+
+
 def test_runs_that_prefect_ended_are_told_apart():
     from prefect.states import Cancelled, Crashed, Failed
 

@@ -147,15 +147,67 @@ def test_a_list_of_mlflows_names_leaves_out_neither_this_machine_nor_composes_wo
     assert in_compose.startswith("mlflow:5000,")
 
 
+def test_the_leases_of_prefects_server_outlive_it(bare: dict[str, str], tmp_path: Path):
+    """In a folder that is kept, without the lock of a server that was killed."""
+    from prefect.server.concurrency.lease_storage import get_concurrency_lease_storage
+    from prefect.settings import PREFECT_HOME, PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE, temporary_settings
+
+    leases = tmp_path / "home" / "concurrency_leases"
+    leases.mkdir(parents=True)
+    (leases / "expirations.lock").write_text("7")
+    (leases / "expirations.json").write_text("{}")
+    home = {"PREFECT_HOME": str(leases.parent)}
+    lines = start("start-prefect", bare | NEEDS["start-prefect"] | home).stdout.splitlines()
+    name = "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE="
+    module = next(line.removeprefix(name) for line in lines if line.startswith(name))
+    chosen = {PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE: module, PREFECT_HOME: leases.parent}
+    with temporary_settings(chosen):
+        assert get_concurrency_lease_storage().storage_path == leases
+    assert [file.name for file in leases.iterdir()] == ["expirations.json"]
+
+    image = (INFRA / "Dockerfile").read_text(encoding="utf-8")
+    assert "PREFECT_HOME=/clone/prefect" in image
+    assert COMPOSE["services"]["prefect"]["volumes"] == ["prefect:/clone"]
+    assert "prefect" in COMPOSE["volumes"]
+    (pod,) = (pod for name, pod in pods() if name == "prefect")
+    (mount,) = pod["containers"][0]["volumeMounts"]
+    (volume,) = pod["volumes"]
+    assert mount == {"name": volume["name"], "mountPath": "/clone"}
+    claims = [part["metadata"]["name"] for part in manifests() if part["kind"] == "PersistentVolumeClaim"]
+    assert claims == [volume["persistentVolumeClaim"]["claimName"]]
+
+
 @pytest.mark.parametrize("queue", ["gpu", "cpu", "coordinator"])
-def test_a_worker_takes_one_run_of_its_queue_at_a_time(bare: dict[str, str], queue: str):
-    places = {"UNDERSTUDY_REPOSITORY": "git@host:understudy", "CUDA_VISIBLE_DEVICES": "3"}
-    cloned, _, began = start("start-worker", bare | WORKER_NEEDS | places, queue).stdout.partition(
-        "\npython "
+def test_a_worker_takes_one_run_of_its_queue_at_a_time(bare: dict[str, str], tmp_path: Path, queue: str):
+    clone = tmp_path / "of-the-worker"
+    clone.mkdir()
+    (clone / "dvc.yaml").touch()
+    places = {"UNDERSTUDY_CLONE": str(clone), "CUDA_VISIBLE_DEVICES": "3"}
+    began = start("start-worker", bare | WORKER_NEEDS | places, queue).stdout.splitlines()[0]
+    assert f"--pool understudy --type process --work-queue {queue} --limit 1 --name" in began
+    assert began.endswith(f"-{queue}-3")
+
+
+def test_a_clone_that_was_interrupted_is_not_in_the_way_of_the_next(bare: dict[str, str], tmp_path: Path):
+    """A worker whose git is killed half-way, and then another one."""
+    clone, half = tmp_path / "of-the-worker", tmp_path / "of-the-worker.new"
+    needs = (
+        bare | WORKER_NEEDS | {"UNDERSTUDY_CLONE": str(clone), "UNDERSTUDY_REPOSITORY": "git@host:project"}
     )
-    assert cloned.startswith("git clone --quiet git@host:understudy /nonexistent/clone")
-    assert f"--pool understudy --type process --work-queue {queue} --limit 1 --name" in began.splitlines()[0]
-    assert began.splitlines()[0].endswith(f"-{queue}-3")
+    git = tmp_path / "git"
+    git.write_text('#!/bin/sh\nfor last; do :; done\nmkdir "$last" && touch "$last/half"; kill -9 $$\n')
+    done = start("start-worker", needs, "gpu")
+    assert done.returncode
+    assert "python" not in done.stdout
+    assert not clone.exists()
+    git.write_text(
+        '#!/bin/sh\necho git "$@"\nfor last; do :; done\nmkdir "$last" && touch "$last/dvc.yaml"\n'
+    )
+    cloned, began, *_ = start("start-worker", needs, "gpu").stdout.splitlines()
+    assert cloned == f"git clone --quiet git@host:project {half}"
+    assert began.startswith("python -m prefect worker start")
+    assert [file.name for file in clone.iterdir()] == ["dvc.yaml"]
+    assert not half.exists()
 
 
 @pytest.mark.parametrize("queue", [(), ("quantum",)])
@@ -300,7 +352,8 @@ def test_a_container_begins_with_secrets_and_a_clone_or_says_what_is_missing(tmp
         'echo "$MLFLOW_TRACKING_PASSWORD $UNDERSTUDY_CLONE"; read _',
     ]
     places = {"UNDERSTUDY_CLONE": str(clone), "UNDERSTUDY_SECRETS": str(file)}
-    environment = {"PATH": os.environ["PATH"]} | places
+    handed_over = {name: WORKER_NEEDS[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")}
+    environment = {"PATH": os.environ["PATH"]} | places | handed_over
 
     def begun() -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -310,10 +363,16 @@ def test_a_container_begins_with_secrets_and_a_clone_or_says_what_is_missing(tmp
     done = begun()
     assert done.returncode == 2
     assert "mount infra/.env, filled in, there" in done.stderr
-    file.write_text("MLFLOW_TRACKING_PASSWORD=of-the-test\n")
-    assert "UNDERSTUDY_REPOSITORY: is not set" in begun().stderr
-    with file.open("a") as more:
-        more.write(f"UNDERSTUDY_REPOSITORY={origin}\n")
+    # as infra/.env.example has it: what is empty takes nothing away
+    file.write_text("PREFECT_API_URL=\nMLFLOW_TRACKING_URI=http://server\nMLFLOW_TRACKING_USERNAME=team\n")
+    for line, missing in (
+        ("MLFLOW_TRACKING_PASSWORD=of-the-test\n", "MLFLOW_TRACKING_PASSWORD"),
+        (f"UNDERSTUDY_REPOSITORY={origin}\n", "UNDERSTUDY_REPOSITORY"),
+    ):
+        assert f"{missing}: is not set" in begun().stderr
+        with file.open("a") as more:
+            more.write(line)
+    Path(f"{clone}-1.new").mkdir()  # of a container that was killed as it cloned
     for _ in range(2):
         done = begun()
         assert (done.returncode, done.stdout) == (0, f"of-the-test {clone}-1\n"), done.stderr
