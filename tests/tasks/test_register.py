@@ -218,8 +218,8 @@ def test_the_release_holds_the_best_seed_of_the_best_student(workspace):
     assert (workspace.release / "weights-0.safetensors").read_bytes() == own.read_bytes()
     assert set(release["files"]) == {
         "comparison.json", "comparison.md", "confusion-noun.png", "confusion-verb.png", "model_card.md",
-        "parity.json", "reliability.png", "seen_groups.json", "spec.json", "student.onnx", "student.pt2", "test_predictions.parquet",
-        "weights-0.safetensors",
+        "parity.json", "reliability.png", "seen_groups.json", "spec.json", "student.onnx", "student.pt2",
+        "test_predictions.parquet", "weights-0.safetensors",
     }  # fmt: skip
     assert all(file_digest(workspace.release / file) == value for file, value in release["files"].items())
     assert load(str(workspace.release)).temperature == {"verb": 1.5, "noun": 0.5}
