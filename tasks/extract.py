@@ -198,7 +198,7 @@ def _extracted(modality: AnyModality, raw: RawVideo, spans: list[Span]) -> list[
         failed = not rows and modality.kind == "audio" and raw.video.audio_rate_hz > 0
     except (MemoryError, InfrastructureError):
         raise
-    except Exception:
+    except Exception:  # what fails again is told by the second attempt
         failed = True
     if failed:
         _read_through(raw.path)

@@ -24,7 +24,7 @@ class Contender:
         refused: why it cannot be loaded, as a pickle among its files; empty where it can.
         scorecard: what it said of the test clips; None where nobody knows.
         unscored: why not; empty where it was.
-        seen: test clips that nobody was judged by, as they are of groups that this one learned from.
+        left_out: test clips that nobody was judged by, as they are of groups that this one learned from.
         size_mb: of its weights, 10⁶ bytes.
         latency_ms: of one clip through the network on one CPU thread, both versions measured in turn; None where it
             cannot be loaded.
@@ -35,7 +35,7 @@ class Contender:
     refused: str = ""
     scorecard: Scorecard | None = None
     unscored: str = ""
-    seen: int = 0
+    left_out: int = 0
     size_mb: float = 0.0
     latency_ms: float | None = None
     parity: Mapping[str, Any] | None = None
@@ -189,8 +189,8 @@ def _same_clips(challenger: Contender, champion: Contender, head: str) -> Check:
         reason = f"there is no head {head}; there is {', '.join(ours.heads)}"
     else:
         told = f"both were scored on the same {ours.clips} clips"
-        if champion.seen:
-            told += f"; {champion.seen} more are of groups that version {champion.version} learned from"
+        if champion.left_out:
+            told += f"; {champion.left_out} more are of groups that version {champion.version} learned from"
         return Check("same_test_clips", True, None, None, told)
     return Check("same_test_clips", False, None, None, reason)
 

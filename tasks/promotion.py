@@ -28,7 +28,7 @@ from tasks.predict import download
 from tasks.register import ABOUT, LONGEST_DESCRIPTION, MODEL, without_pictures
 from tasks.rescoring import rescored
 from tasks.scorecard import Scorecard
-from tasks.seen import seen, unseen_test_clips
+from tasks.seen import seen_groups, unseen_test_clips
 from tasks.stores import tracking
 from tasks.versus.compared import Side, Versus, compared
 from tasks.versus.page import render
@@ -53,13 +53,13 @@ class Opened:
         contender: as the gate sees it.
         committee: its network; None where it cannot be loaded.
         card: its model card; empty likewise.
-        seen: the groups that it learned from, see `tasks.seen`; none likewise.
+        seen_groups: those that it learned from, see `tasks.seen`; none likewise.
     """
 
     contender: Contender
     committee: Committee | None
     card: str
-    seen: frozenset[str]
+    seen_groups: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,11 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
             made = datetime.fromtimestamp(registered.creation_timestamp / 1000, UTC)
             _tell(client, version, _stamp(made), f"version {version} is the first and became champion")
         if verdict.outcome == "passed" and params.gate.promote == "auto":
-            now = _as_judged(client, aliases)
+            try:
+                now = _as_judged(client, aliases)
+            except UserError as error:  # the release is registered all the same
+                print(f"gate: {error}")
+                return
             move = _promotion(now, version, "by the gate (gate.promote: auto)", verdict.summary)
             _carry_out(client, move)
             print(f"gate: {move.words}")
@@ -198,7 +202,7 @@ def promote(name: str, params: Params, workspace: Workspace, force: bool, reason
 
 
 def _as_judged(client: "MlflowClient", aliases: Mapping[str, str]) -> dict[str, str]:
-    """The aliases of now, which took minutes to come to: judging fetches networks and measures them.
+    """The aliases of now, if the champion is still the one that a version was judged against: that took minutes.
 
     Raises:
         UserError: another champion was made meanwhile, which the version was not judged against.
@@ -274,7 +278,7 @@ def open_version(version: "ModelVersion", workspace: Workspace) -> Opened:
             parity=json.loads(parity.read_text(encoding="utf-8")) if parity.is_file() else None,
         )
         card = (release / "model_card.md").read_text(encoding="utf-8")
-        return Opened(contender, committee, card, seen(release))
+        return Opened(contender, committee, card, seen_groups(release))
 
 
 def _stored_or_new(
@@ -398,7 +402,7 @@ def _on_the_same(
         reason = "it knows other heads or classes"
     elif spec.modality not in params.modalities or spec.modality_params != params.modalities[spec.modality]:
         reason = f"it looks at {spec.modality} that was extracted with other params"
-    elif not (clips := unseen_test_clips(workspace, opened.seen)):
+    elif not (clips := unseen_test_clips(workspace, opened.seen_groups)):
         reason = "all of them are of groups that it learned from"
     if reason:
         why = f"the test clips changed since it was, and {reason}"
@@ -406,7 +410,7 @@ def _on_the_same(
     ids = [clip.clip_id for clip in clips]
     ours, theirs = challenger.scorecard.only(ids), rescored(opened.committee, params, workspace, clips)
     left_out = challenger.scorecard.clips - ours.clips
-    return replace(challenger, scorecard=ours), replace(champion, scorecard=theirs, seen=left_out)
+    return replace(challenger, scorecard=ours), replace(champion, scorecard=theirs, left_out=left_out)
 
 
 def _versus(

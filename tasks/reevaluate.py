@@ -18,7 +18,7 @@ from tasks.report import ACTION
 from tasks.report.ece_interval import ece_per_seed, resampled_ece
 from tasks.rescoring import rescored
 from tasks.scorecard import Said, Scorecard
-from tasks.seen import seen, unseen_test_clips
+from tasks.seen import seen_groups, unseen_test_clips
 from tasks.stores import tracking
 
 CHAMPION = "models:/understudy-student@champion"
@@ -73,7 +73,7 @@ def reevaluate(params: Params, workspace: Workspace) -> Reevaluation:
     version = tracking.model_version(CHAMPION, workspace)
     with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
         release = download(f"models:/{version.name}/{version.version}", workspace, Path(folder))
-        then, known = Scorecard.read(release), seen(release)
+        then, known = Scorecard.read(release), seen_groups(release)
         committee = Committee.load(release)
     if then is None:
         raise UserError(

@@ -22,7 +22,7 @@ def write_seen(release: Path, clips: Iterable[Clip]) -> None:
     write_json(release / FILE, sorted({group_hash(clip.group) for clip in clips if clip.split != "test"}))
 
 
-def seen(release: Path) -> frozenset[str]:
+def seen_groups(release: Path) -> frozenset[str]:
     """The groups that a release learned from; none known where it was packaged before releases said so."""
     file = release / FILE
     return frozenset(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else frozenset()

@@ -25,7 +25,7 @@ from tasks.report.predictions import Model, Prediction, TestSplit
 from tasks.report.tables import prediction_table
 from tasks.rescoring import rescored
 from tasks.scorecard import Scorecard
-from tasks.seen import group_hash, seen, unseen_test_clips
+from tasks.seen import group_hash, seen_groups, unseen_test_clips
 from tasks.stores import tracking
 from tasks.versus import table
 
@@ -265,7 +265,7 @@ def test_test_clips_that_changed_are_shown_to_the_champion_anew(workspace, value
 def learned_from(workspace, monkeypatch, *groups):
     """Have the champion's release say that it learned from these groups: the splits were drawn anew since."""
     known = frozenset(group_hash(group) for group in groups)
-    monkeypatch.setattr(promotion, "seen", lambda _release: known)
+    monkeypatch.setattr(promotion, "seen_groups", lambda _release: known)
 
 
 def test_clips_of_groups_that_the_champion_learned_from_judge_nobody(workspace, values, monkeypatch):
@@ -291,7 +291,7 @@ def test_a_champion_that_learned_from_all_test_groups_is_not_comparable(workspac
 
 def test_a_release_says_which_groups_it_learned_from(workspace):
     clips = read_clips(workspace.index)
-    known = seen(workspace.release)
+    known = seen_groups(workspace.release)
     for clip in clips:
         assert (group_hash(clip.group) in known) == (clip.split != "test")
     assert len(known) < len({clip.group for clip in clips})
@@ -301,7 +301,7 @@ def test_a_release_says_which_groups_it_learned_from(workspace):
     assert not any(clip.group in (workspace.release / "seen_groups.json").read_text() for clip in clips)
 
 
-def test_no_move_upon_a_verdict_against_another_champion(workspace, values, monkeypatch):
+def test_no_move_upon_a_verdict_against_another_champion(workspace, values, monkeypatch, capsys):
     """Judging takes minutes: somebody rolled the champion back meanwhile."""
     judge = promotion.judge
 
@@ -314,6 +314,11 @@ def test_no_move_upon_a_verdict_against_another_champion(workspace, values, monk
     with pytest.raises(UserError, match=r"version 2 became champion while .* against version 1"):
         promotion.promote("challenger", parsed(strict), workspace, force=False, reason="")
     assert aliases(workspace)["champion"] == 2
+    automatic = values | {"gate": values["gate"] | {"promote": "auto"}}
+    tracking.client(workspace).set_registered_model_alias("understudy-student", "champion", 1)
+    registered(workspace, automatic, BETTER, seed=4)  # the stage ends well, the version is there
+    assert aliases(workspace)["champion"] == 2
+    assert "version 2 became champion while" in capsys.readouterr().out
 
 
 def test_without_the_clips_nothing_is_judged(workspace, values):

@@ -89,9 +89,9 @@ def test_clips_of_groups_that_it_learned_from_are_left_out(
 ):
     params, workspace = registered
     groups = [clip.group for clip in read_clips(workspace.index, "test")]
-    monkeypatch.setattr("tasks.reevaluate.seen", lambda _release: frozenset({group_hash(groups[0])}))
+    monkeypatch.setattr("tasks.reevaluate.seen_groups", lambda _release: frozenset({group_hash(groups[0])}))
     assert reevaluate(params, workspace).clips == len(groups) - groups.count(groups[0])
-    monkeypatch.setattr("tasks.reevaluate.seen", lambda _release: frozenset(map(group_hash, groups)))
+    monkeypatch.setattr("tasks.reevaluate.seen_groups", lambda _release: frozenset(map(group_hash, groups)))
     with pytest.raises(UserError, match="learned from the groups of all test clips"):
         reevaluate(params, workspace)
 
