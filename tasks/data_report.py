@@ -147,7 +147,7 @@ def _class_chart(counts: Mapping[str, Mapping[str, int]]) -> Markup:
     axes.set_xlabel(
         f"clips ({len(order)} commonest of {len(counts)} classes)" if len(counts) > len(order) else "clips"
     )
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)  # within, it covers bars
     return _svg(figure)
 
 
@@ -169,7 +169,7 @@ def _duration_chart(clips: Sequence[Clip]) -> Markup:
     )
     axes.set_xlabel("seconds")
     axes.set_ylabel("clips")
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return _svg(figure)
 
 
