@@ -88,12 +88,12 @@ class Together(Network, Partial):
         modality = self.modalities[name]
         if modality is None:
             present = torch.stack([x.present[own] for own in self.fused_widths(name)]).any(dim=0)
-            return Word(masked(self.teacher(name), x, layer, mask), present)
+            return Word(masked(self.teacher(name), x, layer, mask).logits, present)
         present = x.present[modality]
         rows = present.nonzero()[:, 0]
         if not self.runs(self.teacher(name), rows):
             return Word({head: torch.zeros_like(logits) for head, logits in like.items()}, present)
-        logits = masked(self.teacher(name), x.inputs[modality][rows], layer, mask)
+        logits = masked(self.teacher(name), x.inputs[modality][rows], layer, mask).logits
         return Word({head: spread(values, rows, len(present)) for head, values in logits.items()}, present)
 
     def fused_widths(self, name: str) -> dict[str, int]:
@@ -163,7 +163,7 @@ class Specialists(Together):
 
 
 class Specialist(Network):
-    """A teacher seen through a mask; its features are those of the teacher without."""
+    """A teacher seen through a mask."""
 
     def __init__(self, teacher: Network, layer: Layer, mask: nn.Module) -> None:
         super().__init__(teacher.backbone, teacher.heads)
@@ -171,12 +171,12 @@ class Specialist(Network):
         self.mask = mask
 
     def forward(self, x: Tensor | Sights) -> Output:
-        """Classify clips through the mask."""
-        return super().forward(x)._replace(logits=masked(self, x, self.layer, self.mask))
+        """Embed and classify clips through the mask."""
+        return masked(self, x, self.layer, self.mask)
 
 
-def masked(network: Network, x: Tensor | Sights, layer: Layer | None, mask: nn.Module | None) -> Logits:
-    """Return what a network says of clips with `mask` at one of its layers; without a mask, what it says."""
+def masked(network: Network, x: Tensor | Sights, layer: Layer | None, mask: nn.Module | None) -> Output:
+    """Return what a network makes of clips with `mask` at one of its layers, in one pass; without a mask, as it is."""
     backbone = network.backbone
     if isinstance(backbone, FusedNetwork):
         assert isinstance(x, Sights)
@@ -188,20 +188,21 @@ def masked(network: Network, x: Tensor | Sights, layer: Layer | None, mask: nn.M
             def change(modality: str, moments: Tensor) -> Tensor:
                 return masks[branch_key(modality)](moments)
 
-        features, _ = backbone(x, change)
+        features, moments = backbone(x, change)
         if layer == "features":
             assert mask is not None
             flags = len(backbone.widths)
             features = torch.cat([mask(features[:, :-flags]), features[:, -flags:]], dim=1)
-        return network.heads(features)
+        return Output(features, moments, network.heads(features))
     features, moments = backbone(x)
     if layer == "moments":
         assert mask is not None
-        features = backbone.gather(mask(moments))  # type: ignore[operator]
+        moments = mask(moments)
+        features = backbone.gather(moments)  # type: ignore[operator]
     elif layer == "features":
         assert mask is not None
         features = mask(features)
-    return network.heads(features)
+    return Output(features, moments, network.heads(features))
 
 
 def new_mask(network: Network, layer: Layer, width: int, attention_heads: int) -> nn.Module:

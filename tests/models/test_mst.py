@@ -136,7 +136,7 @@ def test_specialists_of_one_teacher_wear_one_mask_each():
     x, teacher = sights(), net.teacher("ears")
     said = net(x).beside
     for layer in LAYERS:
-        alone = masked(teacher, x.inputs["audio"], layer, net.masks[branch_key(f"ears-{layer}")])
+        alone = masked(teacher, x.inputs["audio"], layer, net.masks[branch_key(f"ears-{layer}")]).logits
         torch.testing.assert_close(said[f"ears-{layer}"].logits["verb"], alone["verb"])
     assert not torch.equal(said["ears-moments"].logits["verb"], said["ears-features"].logits["verb"])
 
@@ -169,12 +169,24 @@ def test_a_mask_wide_open_is_the_teacher_and_a_shut_one_hears_nothing(layer):
             if isinstance(part, (MomentMask, ChannelMask)):
                 part.gate.weight.data.zero_()
                 part.gate.bias.data.fill_(bias)
-        said = masked(network, x, layer, mask)
+        said = masked(network, x, layer, mask).logits
         if expected is not None:
             torch.testing.assert_close(said["verb"], expected["verb"])
         else:
             full = [row for row in range(4) if row != 2]  # the flags still tell who lacks flow
             assert torch.allclose(said["verb"][full], said["verb"][:1].expand(3, -1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["both-moments", "both-features", "ears-moments", "ears-features"])
+def test_a_specialist_looks_at_a_clip_once(name):
+    net = specialists().eval()
+    specialist, x = net.specialist(name), sights()
+    looks = []
+    specialist.backbone.register_forward_hook(lambda *_: looks.append(1))
+    seen = specialist(x if name.startswith("both") else x.inputs["audio"])
+    assert looks == [1]
+    torch.testing.assert_close(seen.logits["verb"], net(x).beside[name].logits["verb"])
+    torch.testing.assert_close(specialist.heads(seen.features)["verb"], seen.logits["verb"])
 
 
 @pytest.mark.parametrize("kind", [MomentMask, ChannelMask])
