@@ -182,7 +182,7 @@ def with_fusion(params: dict[str, Any]) -> dict[str, Any]:
         }
     }
     params["students"]["routed"] = params["students"]["baseline"] | {
-        "learns_from": "artifacts/teachings/masked",
+        "learns_from": "artifacts/specialists/masked",
         "method": {
             "kind": "mst",
             "temperature": 4.0,

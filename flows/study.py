@@ -256,7 +256,8 @@ def _clear(workspace: Clone, composed: Composed) -> None:
         "artifacts/students": params.students.keys(),
         "artifacts/teachers": params.teachers.keys(),
         "artifacts/fused": params.fused.keys(),
-        "artifacts/teachings": {*params.teachers, *params.fused, *params.specialists},
+        "artifacts/teachings": {*params.teachers, *params.fused},
+        "artifacts/specialists": params.specialists.keys(),
         "data/modalities": params.modalities.keys(),
     }
     for folder, names in made.items():

@@ -199,8 +199,8 @@ def _bank(
         return None
     if isinstance(student.method, MST):
         source = student.learns_from.rpartition("/")[2]
-        folder, names = learner.workspace.teachings / source, learner.params.specialists[source].names
-        return load_bank(folder, names, seed, train, validation)
+        names = learner.params.specialists[source].names
+        return load_bank(learner.workspace.specialists(source), names, seed, train, validation)
     assert student.ensemble is not None
     return load_bank(learner.workspace.teachings, student.ensemble.teachers, seed, train, validation)
 

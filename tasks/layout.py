@@ -49,8 +49,14 @@ class Workspace:
 
     @property
     def teachings(self) -> Path:
-        """The bank of teachings: one folder a teacher; of specialists a folder with one each."""
+        """The bank of teachings: one folder a teacher."""
         return self.root / "artifacts" / "teachings"
+
+    def specialists(self, name: str) -> Path:
+        """Output of `specialise@<name>`: a bank of teachings like that of the teachers, apart from it so that only
+        students who learn from specialists wait for them.
+        """
+        return self.root / "artifacts" / "specialists" / name
 
     def student(self, name: str) -> Path:
         """Output of `distill@<name>`."""

@@ -201,11 +201,12 @@ class Student(Section):
 
     learns_from: (
         Literal["data/index", "artifacts/teachings", "artifacts/teachers"]
-        | Annotated[str, Field(pattern=r"^artifacts/teachings/[a-z][a-z0-9_-]*$")]
+        | Annotated[str, Field(pattern=r"^artifacts/(teachings|specialists)/[a-z][a-z0-9_-]*$")]
     ) = Field(
         description="The path of what it learns from beside RGB, so that DVC can follow it: data/index (labels "
-        "alone), artifacts/teachings (all teachers) or artifacts/teachings/<teacher>; for method omnivorous "
-        "artifacts/teachers, which stand for their modalities and backbones."
+        "alone), artifacts/teachings (all teachers) or artifacts/teachings/<teacher>; for method mst "
+        "artifacts/specialists/<entry of specialists>; for method omnivorous artifacts/teachers, which stand for their "
+        "modalities and backbones."
     )
     backbone: Backbone
     training: Training
@@ -221,13 +222,14 @@ class Student(Section):
             raise ValueError(
                 f"method {kind} is not shown what teachers see: learns_from cannot be artifacts/teachers"
             )
-        if hears == "specialists" and (
-            self.ensemble is not None or not self.learns_from.startswith("artifacts/teachings/")
-        ):
+        of_specialists = self.learns_from.startswith("artifacts/specialists/")
+        if hears == "specialists" and (self.ensemble is not None or not of_specialists):
             raise ValueError(
-                f"method {kind} learns from specialists: learns_from: artifacts/teachings/<entry of specialists>, "
+                f"method {kind} learns from specialists: learns_from: artifacts/specialists/<entry of specialists>, "
                 "and ensemble: null, as its gate does the mixing"
             )
+        if hears != "specialists" and of_specialists:
+            raise ValueError(f"method {kind} cannot learn from specialists, as mst does")
         if hears == "labels" and self.hears_teachers:
             raise ValueError(f"method {kind} learns from labels alone: learns_from: data/index")
         if hears != "mix":
@@ -243,8 +245,8 @@ class Student(Section):
 
     @property
     def hears_teachers(self) -> bool:
-        """Whether it learns from teachings, not from labels alone."""
-        return self.learns_from.startswith("artifacts/teachings")
+        """Whether it learns from teachings, of teachers or specialists, not from labels alone."""
+        return self.learns_from.startswith(("artifacts/teachings", "artifacts/specialists/"))
 
     def may_be_refused(self, search: Search) -> bool:
         """Whether doing without any lesson is among what `auto` chooses from."""

@@ -67,7 +67,7 @@ class MaskLearner(Learner):
 
 
 def run(params: Params, workspace: Workspace, item: str | None) -> None:
-    """Make the specialists `item` for every seed and write artifacts/teachings/<item>, a folder each."""
+    """Make the specialists `item` for every seed and write artifacts/specialists/<item>, a folder each."""
     assert item is not None
     entry = params.specialists[item]
     train, validation = taught_clips(workspace.index), read_clips(workspace.index, "val")
@@ -91,7 +91,7 @@ def run(params: Params, workspace: Workspace, item: str | None) -> None:
             refuse_garbage(learner, training)
     histories: dict[tuple[int, int], list[Epoch]] = {}
     validated: dict[str, dict[str, Any]] = {name: {} for name in entry.names}
-    with new_folder(workspace.teachings / item) as folder:
+    with new_folder(workspace.specialists(item)) as folder:
         for seed in params.seeds:
             teachers = {
                 name: Committee.load(

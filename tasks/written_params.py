@@ -146,7 +146,7 @@ class _Draft:
     def mend_ensembles(self) -> None:
         """Students listen to teachers that are left, to all where theirs are gone."""
         teachers = self.document["teachers"]
-        known = {*teachers, *self.document["fused"], *self.document["specialists"]}
+        known = {*teachers, *self.document["fused"]}
         for name, student in self.document["students"].items():
             heard = (student.get("ensemble") or {}).get("teachers", [])
             for teacher in [teacher for teacher in heard if teacher not in known]:

@@ -395,7 +395,7 @@ class MST(Method):
         Raises:
             ValueError: always; see `routed`.
         """
-        raise ValueError("method mst learns from specialists: learns_from: artifacts/teachings/<specialists>")
+        raise ValueError("method mst learns from specialists: learns_from: artifacts/specialists/<name>")
 
     def loss(
         self, student: Output, lesson: Lesson | None, labels: Labels, companion: nn.Module, progress: float

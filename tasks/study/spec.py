@@ -265,7 +265,7 @@ def _listened_to(source: Source, values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: entry
         for name, entry in values["specialists"].items()
-        if f"artifacts/teachings/{name}" in taught
+        if f"artifacts/specialists/{name}" in taught
     }
 
 

@@ -34,7 +34,7 @@ methods:
 GATED = """\
   gated:
     like: baseline
-    learns_from: artifacts/teachings/mst
+    learns_from: artifacts/specialists/mst
     method: {kind: mst, temperature: 4.0, top_k: 1, distillation_weight: 1.0, balance_weight: 1.0, gate_weight: 1.0,
       gate_temperature: 1.0, gate_width: 8, head_weights: null}
 """
@@ -111,7 +111,7 @@ def test_what_the_study_no_longer_names_is_taken_away_and_nothing_else(clone: Cl
     (part,) = study.prepare(clone, source(clone, STUDY + GATED), dry_run=False)
     artifacts = part.clone.root / "artifacts"
     kept = {"students/kd", "teachers/rgb", "fused/umt", "teachings/rgb", "teachings/umt"}
-    of_gated = {"students/gated", "teachings/mst"}
+    of_gated = {"students/gated", "specialists/mst"}
     for name in [*kept, *of_gated, "students/old", "teachers/old", "fused/old", "teachings/old"]:
         (artifacts / name).mkdir(parents=True)
     study.prepare(clone, source(clone, STUDY + GATED), dry_run=False)

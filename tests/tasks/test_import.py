@@ -454,7 +454,7 @@ def test_what_was_made_of_absent_teachers_goes_with_them(clone, source):
     method |= {"gate_weight": 1.0, "gate_temperature": 1.0, "gate_width": 8, "head_weights": None}
     for name in ("kept", "gone"):
         document["students"][f"of-{name}"] = document["students"]["baseline"] | {
-            "learns_from": f"artifacts/teachings/{name}",
+            "learns_from": f"artifacts/specialists/{name}",
             "method": method,
         }
     shown = {"kind": "omnivorous", "modality_dropout": 0.5, "head_weights": None}

@@ -41,7 +41,7 @@ def params(small_params: dict[str, Any]) -> Params:
     }
     values["students"]["student"] = {
         **values["students"]["baseline"],
-        "learns_from": "artifacts/teachings/mst",
+        "learns_from": "artifacts/specialists/mst",
         "method": {
             "kind": "mst",
             "temperature": 4.0,
@@ -95,7 +95,7 @@ def workspace(
 
 def test_every_teacher_becomes_a_specialist_at_both_layers(workspace: Workspace, params: Params):
     assert params.specialists["mst"].names == NAMES
-    folder = workspace.teachings / "mst"
+    folder = workspace.specialists("mst")
     assert sorted(file.name for file in folder.iterdir() if file.is_dir()) == sorted(NAMES)
     validated = json.loads((folder / "specialists.json").read_text())["validation"]
     assert all(validated[name]["0"]["action"]["nll"] > 0 for name in NAMES)
@@ -141,7 +141,7 @@ def test_a_specialist_speaks_of_the_fold_that_it_did_not_see(
     workspace: Workspace, params: Params, trainings: list[dict[str, Any]]
 ):
     train, validation = read_clips(workspace.index, "train"), read_clips(workspace.index, "val")
-    bank = load_bank(workspace.teachings / "mst", NAMES, 0, train, validation)
+    bank = load_bank(workspace.specialists("mst"), NAMES, 0, train, validation)
     learner = fuse.fused_learner(params, workspace, "both")
     fold = train_teacher.fold_of(learner, train)
     made = [t["made"] for t in trainings if t["method"] == "mst_masks"]
@@ -184,9 +184,19 @@ def test_what_makes_no_specialists_is_refused(params: Params, change: dict[str, 
 
 def test_a_student_of_specialists_names_them(params: Params):
     values = params.model_dump(by_alias=True)
-    values["students"]["student"]["learns_from"] = "artifacts/teachings/boxes"
+    values["students"]["student"]["learns_from"] = "artifacts/specialists/boxes"
     with pytest.raises(ValueError, match="learns_from: there is no 'boxes'"):
         Params.model_validate(values)
-    values["students"]["student"]["learns_from"] = "artifacts/teachings"
-    with pytest.raises(ValueError, match="method mst learns from specialists"):
+    for teachings in ("artifacts/teachings", "artifacts/teachings/mst"):
+        values["students"]["student"]["learns_from"] = teachings
+        with pytest.raises(
+            ValueError, match="method mst learns from specialists: learns_from: artifacts/specia"
+        ):
+            Params.model_validate(values)
+
+
+def test_no_other_method_learns_from_specialists(params: Params):
+    values = params.model_dump(by_alias=True)
+    values["students"]["baseline"]["learns_from"] = "artifacts/specialists/mst"
+    with pytest.raises(ValueError, match="method supervised cannot learn from specialists"):
         Params.model_validate(values)

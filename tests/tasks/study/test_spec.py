@@ -195,7 +195,7 @@ def test_a_method_of_fused_teachers_stays_and_one_of_lost_specialists_is_left_ou
     text = STUDY.replace("folds: 2", "folds: 1").replace(
         "changes:\n",
         "  joint: {like: student, ensemble: {teachers: [umt], weights: uniform}}\n"
-        f"  gated: {{like: baseline, learns_from: artifacts/teachings/ears, method: {{{method}}}}}\n"
+        f"  gated: {{like: baseline, learns_from: artifacts/specialists/ears, method: {{{method}}}}}\n"
         "changes:\n"
         "  fused: {umt: {teachers: [rgb, flow], kind: umt, feature_weight: 1.0, dropout: 0.0, "
         f"training: {training}}}}}\n"
@@ -203,7 +203,7 @@ def test_a_method_of_fused_teachers_stays_and_one_of_lost_specialists_is_left_ou
     )
     assert {"joint", "gated"} <= composed(tmp_path, text).params.students.keys()
     found = composed(tmp_path, text, SILENT)
-    assert found.left_out == {"gated": "the data has not what artifacts/teachings/ears was made to see"}
+    assert found.left_out == {"gated": "the data has not what artifacts/specialists/ears was made to see"}
     assert found.params.students["joint"].ensemble.teachers == ["umt"]  # type: ignore[union-attr]
 
 
@@ -246,7 +246,7 @@ def test_an_import_does_without_students_of_specialists_and_senses_that_the_stud
     base["specialists"]["mst"]["masks"] = {"width": 6, "attention_heads": 3, "training": training}
     like = base["students"]["baseline"]
     base["students"]["shown"] = like | {"learns_from": "artifacts/teachers", "method": omnivorous}
-    base["students"]["gated"] = like | {"learns_from": "artifacts/teachings/mst", "method": gated}
+    base["students"]["gated"] = like | {"learns_from": "artifacts/specialists/mst", "method": gated}
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump(base))
     file = tmp_path / "study.yaml"
