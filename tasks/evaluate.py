@@ -13,6 +13,7 @@ from tasks.atomic import new_file, new_folder, write_json, write_text
 from tasks.errors import UserError
 from tasks.layout import Workspace
 from tasks.params import ENSEMBLE, WEIGHTED_ENSEMBLE, Params
+from tasks.progress import Progress
 from tasks.report.comparison import compare, metrics, score_models, sweep
 from tasks.report.data import describe, majority_accuracy
 from tasks.report.figures import draw
@@ -43,8 +44,14 @@ def evaluate(trained: Trained, workspace: Workspace) -> dict[str, Any]:
     """
     params = trained.params
     test = test_split(trained, workspace)
-    by_views = {name: trained.ask_by_views(name, "test") for name in params.students}
-    teachers = {name: trained.ask(name, "test") for name in params.teachers}
+    by_views, teachers = {}, {}
+    with Progress("evaluate", len(params.students) + len(params.teachers), "models") as progress:
+        for name in params.students:
+            by_views[name] = trained.ask_by_views(name, "test")
+            progress.advance()
+        for name in params.teachers:
+            teachers[name] = trained.ask(name, "test")
+            progress.advance()
     rows = [_row(trained, name, seeds) for name, seeds in teachers.items()]
     mixes, weights = _ensembles(trained, teachers) if len(teachers) > 1 else ([], {})
     rows += [_row(trained, name, trained.ask(name, "test")) for name in params.fused]

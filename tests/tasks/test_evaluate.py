@@ -383,13 +383,17 @@ def test_files_for_dvc(workspace: Workspace):
     assert set(metrics["student"]["action"]) == {"top1", "ece_scaled"}
 
 
-def test_a_second_run_writes_the_same_bytes(workspace: Workspace, params: Params):
+def test_a_second_run_writes_the_same_bytes_and_says_how_far_it_is(
+    workspace: Workspace, params: Params, capsys: pytest.CaptureFixture[str]
+):
     def content() -> dict[str, bytes]:
         return {str(f): f.read_bytes() for f in sorted(workspace.reports.rglob("*")) if f.is_file()}
 
     before = content()
     evaluate.run(params, workspace)
     assert content() == before
+    models = len(params.students) + len(params.teachers)
+    assert f"evaluate {models}/{models} models" in capsys.readouterr().out
 
 
 def test_no_test_clips_is_an_error_with_a_remedy(tmp_path: Path, params: Params):
