@@ -44,17 +44,18 @@ def evaluate(trained: Trained, workspace: Workspace) -> dict[str, Any]:
     """
     params = trained.params
     test = test_split(trained, workspace)
-    by_views, teachers = {}, {}
-    with Progress("evaluate", len(params.students) + len(params.teachers), "models") as progress:
+    by_views, said = {}, {}
+    models = len(params.students) + len(params.teachers) + len(params.fused)
+    with Progress("evaluate", models, "models") as progress:
         for name in params.students:
             by_views[name] = trained.ask_by_views(name, "test")
             progress.advance()
-        for name in params.teachers:
-            teachers[name] = trained.ask(name, "test")
+        for name in (*params.teachers, *params.fused):
+            said[name] = trained.ask(name, "test")
             progress.advance()
-    rows = [_row(trained, name, seeds) for name, seeds in teachers.items()]
+    rows = [_row(trained, name, seeds) for name, seeds in said.items()]
+    teachers = {name: said[name] for name in params.teachers}
     mixes, weights = _ensembles(trained, teachers) if len(teachers) > 1 else ([], {})
-    rows += [_row(trained, name, trained.ask(name, "test")) for name in params.fused]
     students = sorted(by_views, key=lambda name: trained.about[name]["role"])  # baselines before students
     rows += mixes + [_row(trained, name, by_views[name][trained.views]) for name in students]
 

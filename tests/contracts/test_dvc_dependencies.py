@@ -283,11 +283,8 @@ def test_the_student_learns_from_what_its_entry_names():
     assert {entry["learns_from"], f"models/distill/{entry['method']['kind']}.py"} <= deps
 
 
-def test_no_student_of_teachers_waits_for_specialists():
+def test_nothing_as_shipped_waits_for_specialists():
     """They take long to make, and only a student of method mst learns from them."""
     stage = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["specialise"]["do"]
     made = stage["outs"][0].replace("${key}", "example")
-    for name, (deps, entry) in stages().items():
-        if name.startswith("distill@") and entry is not None:
-            assert not covered(made, deps), name
-        assert name != "evaluate" or not covered(made, deps)
+    assert [name for name, (deps, _) in stages().items() if covered(made, deps)] == []

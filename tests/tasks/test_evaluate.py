@@ -392,7 +392,7 @@ def test_a_second_run_writes_the_same_bytes_and_says_how_far_it_is(
     before = content()
     evaluate.run(params, workspace)
     assert content() == before
-    models = len(params.students) + len(params.teachers)
+    models = len(params.students) + len(params.teachers) + len(params.fused)
     assert f"evaluate {models}/{models} models" in capsys.readouterr().out
 
 
