@@ -13,6 +13,7 @@ since clips of one are alike, and seeds; p is adjusted by Holm over the students
 import argparse
 import functools
 import multiprocessing
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -26,6 +27,7 @@ from models.metrics import score, score_action
 from tasks import extract, ingest
 from tasks.atomic import new_folder
 from tasks.clips import Clip, label_indices, read_clips
+from tasks.errors import UserError
 from tasks.inference import view_logits
 from tasks.layout import Workspace
 from tasks.networks import Committee
@@ -63,6 +65,9 @@ def main() -> None:
     given = parser.parse_args()
     workspace = Workspace(given.of.resolve())
     params = load(workspace.params)
+    for name in given.baseline:
+        if name not in params.students:
+            parser.error(f"--baseline {name}: the students there are {', '.join(params.students)}")
     torch.set_num_threads(params.threads)
     casts = [Workspace(Path.cwd() / settings().work / "fresh" / str(cast)) for cast in given.casts]
     with ProcessPoolExecutor(len(casts)) as pool:
@@ -179,4 +184,7 @@ def _of_seeds(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))
