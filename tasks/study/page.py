@@ -15,6 +15,7 @@ from tasks.study.figures import draw, looks
 from tasks.study.results import FIGURES
 from tasks.study.table import (
     TITLES,
+    change,
     difference,
     duration,
     interval,
@@ -70,24 +71,22 @@ def findings(study: Mapping[str, Any]) -> list[str]:
     """One sentence a data set: which methods are told apart from the baseline, by Holm's p below 0.05."""
     sentences = []
     for data in study["data_sets"]:
-        told = [
-            f"{row['name']} {_words(figure, values)} ({difference(values, figure)}, p {p_value(values['p_holm'])})"
-            for row in data["methods"]
-            if row["differences"]
-            for figure, values in row["differences"][ACTION].items()
-            if figure in ("top1", "ece", "ece_scaled") and values["p_holm"] < 0.05
-        ]
-        sentences.append(f"{data['name']}: {'; '.join(told) if told else _nothing(study)}.")
+        told: dict[str, list[str]] = {}
+        for row in data["methods"]:
+            for figure, values in (row["differences"] or {}).get(ACTION, {}).items():
+                if figure in _WORDS and values["p_holm"] < 0.05:
+                    words = _WORDS[figure][values["mean"] > 0]
+                    told.setdefault(words, []).append(f"{row['name']} ({change(values, figure)})")
+        found = [f"{words}: {', '.join(names)}" for words, names in told.items()]
+        nothing = "no method is told apart in top-1 or ECE of the action"
+        against = f"against {study['baseline']}, p < 0.05 after Holm's correction"
+        sentences.append(f"{data['name']}, {against}: {'; '.join(found) or nothing}.")
     return sentences
 
 
-def _nothing(study: Mapping[str, Any]) -> str:
-    return f"no method is told apart from {study['baseline']} in top-1 or ECE of the action"
-
-
-def _words(figure: str, values: Mapping[str, Any]) -> str:
-    higher = values["mean"] > 0
-    if figure == "top1":
-        return "is right more often" if higher else "is right less often"
-    when = "as trained" if figure == "ece" else "after temperature"
-    return f"is {'worse' if higher else 'better'} calibrated {when}"
+_WORDS = {
+    "top1": ("less often right", "more often right"),
+    "ece": ("better calibrated as trained", "worse calibrated as trained"),
+    "ece_scaled": ("better calibrated after temperature", "worse calibrated after temperature"),
+}
+"""Figure → what its being lower and its being higher mean."""

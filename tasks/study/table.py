@@ -33,10 +33,15 @@ def interval(values: Mapping[str, Any], figure: str) -> str:
     return "[" + ", ".join(f"{scale * bound:{sign}.{digits}f}" for bound in values["ci95"]) + "]"
 
 
+def change(values: Mapping[str, Any], figure: str) -> str:
+    """A difference to the baseline, as "+2.2"."""
+    scale, digits = SCALES[figure]
+    return f"{scale * values['mean']:+.{digits}f}"
+
+
 def difference(values: Mapping[str, Any], figure: str) -> str:
     """A difference to the baseline with its interval, as "+2.2 [-2.2, +6.9]"."""
-    scale, digits = SCALES[figure]
-    return f"{scale * values['mean']:+.{digits}f} {interval(values, figure)}"
+    return f"{change(values, figure)} {interval(values, figure)}"
 
 
 def p_value(p: float | None) -> str:
