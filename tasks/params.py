@@ -366,7 +366,7 @@ class Params(Section):
             if student.method.needs_hints and not hinting:
                 raise ValueError(
                     f"students.{name}: method {student.method.kind} needs `hints: true` for one of its teachers "
-                    f"({', '.join(heard)})"
+                    f"({', '.join(heard)}; fused ones give none); method kd needs no hints"
                 )
             for field in ("head_weights", "distillation_weight", "ground_truth_weight"):
                 weights = getattr(student.method, field, None)

@@ -106,7 +106,7 @@ def test_user_errors_end_with_2_a_message_and_no_traceback(understudy, tmp_path:
     [
         ("\nseeds:", "\nsedes: 1\nseeds:", "unknown key sedes; did you mean 'seeds'?"),
         ("\nseeds:", "\nseeds: [", "not valid YAML"),
-        ("kind: kd\n", "kind: kdd\n", "'supervised', 'kd'"),
+        ("kind: hints\n", "kind: hinst\n", "'supervised', 'kd'"),
     ],
 )
 def test_params_at_fault_are_refused_with_their_row_before_anything_runs(

@@ -210,8 +210,8 @@ def test_weights_of_other_heads_are_settled_anew(clone: Workspace, source: Path)
 
 def test_hints_outlive_the_teacher_that_gave_them(clone: Workspace, source: Path):
     values = yaml.safe_load(clone.params.read_text())
+    values["teachers"]["rgb"]["hints"] = False
     values["teachers"]["detections"]["hints"] = True  # and the source has none
-    values["students"]["student"]["method"] |= {"kind": "hints", "hint_weight": 1.0}
     clone.params.write_text(yaml.safe_dump(values))
     text, notes = rewritten(clone, source)
     teachers = params.parse(text, clone.params).teachers
@@ -223,7 +223,7 @@ def test_hints_outlive_the_teacher_that_gave_them(clone: Workspace, source: Path
 def test_who_heard_only_what_is_gone_hears_all_that_is_left(clone: Workspace, source: Path):
     values = yaml.safe_load(clone.params.read_text())
     values["students"]["student"]["ensemble"]["teachers"] = ["detections"]  # and the source has none
-    values["students"]["student"]["method"] |= {"kind": "rkd", "distance_weight": 1.0, "angle_weight": 2.0}
+    values["teachers"]["rgb"]["hints"] = False
     values["teachers"]["detections"]["hints"] = True
     clone.params.write_text(yaml.safe_dump(values))
     text, notes = rewritten(clone, source)

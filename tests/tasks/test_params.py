@@ -105,9 +105,9 @@ def test_one_class_is_nothing_to_recognise():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"learns_from": "data/index"}, "method kd needs teachings"),
+        ({"learns_from": "data/index"}, "method hints needs teachings"),
         ({"learns_from": "artifacts/teachings/rgb"}, r"ensemble.teachers must be \[rgb\]"),
-        ({"learns_from": "artifacts/teachers"}, "method kd is not shown what teachers see"),
+        ({"learns_from": "artifacts/teachers"}, "method hints is not shown what teachers see"),
         ({"method": LABELS}, "method supervised learns from labels alone"),
         (
             {
@@ -155,7 +155,9 @@ def test_no_params_says_where_to_run(tmp_path):
 )
 def test_hints_need_a_teacher_that_gives_them(method):
     document = yaml.safe_load(TEXT)
+    del document["students"]["student"]["method"]["hint_weight"]
     document["students"]["student"]["method"] |= method
+    document["teachers"]["rgb"]["hints"] = False
     with pytest.raises(UserError, match=rf"students.student: method {method['kind']} needs `hints: true`"):
         parse(yaml.safe_dump(document), FILE)
     document["teachers"]["flow"]["hints"] = True

@@ -315,7 +315,7 @@ def test_mlflow_has_a_run_a_seed_and_recording_again_adds_none(
     assert "mlflow.parentRunId" not in run.data.tags  # MLflow draws no chart of runs that are folded away
     assert run.data.tags["role"] == "method"
     assert first["kitchen/labels/1"].data.tags["role"] == "baseline"
-    assert run.data.params["method.kind"] == "kd"
+    assert run.data.params["method.kind"] == "hints"
     assert run.data.params["teachers"] == "audio"
     assert run.data.params["chosen.temperature"] == "1.5"
     kd = rows_of(study, "kitchen")["kd"]

@@ -38,6 +38,11 @@ changes:
     flow:
       folds: 2
 """
+KD = (
+    "method: {kind: kd, temperature: 1.0, divergence: forward_kl, distillation_weight: 0.0, "
+    "ground_truth_weight: 1.0, unlabelled_weight: 1.0, head_weights: null}"
+)
+"""For a student of teachers that give no hints."""
 SILENT = Summary(
     name="silent", format="folder", heads={"action": ["cut", "wash"]}, slices=[], clips=30, videos=30, groups=10,
     splits={}, unlabelled=0, training_groups=6, missing_videos=[], sound=False, detections=True,
@@ -161,7 +166,7 @@ def test_a_study_of_one_method_or_no_file_is_refused(tmp_path: Path):
 def test_data_without_sound_takes_its_teacher_out_and_the_method_that_hears_it_alone(tmp_path: Path):
     text = STUDY.replace(
         "changes:\n",
-        "  ears:\n    like: student\n    learns_from: artifacts/teachings/audio\n    ensemble: {teachers: [audio]}\n"
+        f"  ears: {{like: student, learns_from: artifacts/teachings/audio, ensemble: {{teachers: [audio]}}, {KD}}}\n"
         "changes:\n",
     )
     by_head = "      temperature: 2.0\n      distillation_weight: {verb: 0.5, noun: 0.0}\n"
@@ -194,7 +199,7 @@ def test_a_method_of_fused_teachers_stays_and_one_of_lost_specialists_is_left_ou
     method += "gate_weight: 1.0, gate_temperature: 1.0, gate_width: 8, head_weights: null"
     text = STUDY.replace("folds: 2", "folds: 1").replace(
         "changes:\n",
-        "  joint: {like: student, ensemble: {teachers: [umt], weights: uniform}}\n"
+        f"  joint: {{like: student, ensemble: {{teachers: [umt], weights: uniform}}, {KD}}}\n"
         f"  gated: {{like: baseline, learns_from: artifacts/specialists/ears, method: {{{method}}}}}\n"
         "changes:\n"
         "  fused: {umt: {teachers: [rgb, flow], kind: umt, feature_weight: 1.0, dropout: 0.0, "
@@ -218,7 +223,7 @@ def test_a_baseline_that_the_data_cannot_have_is_refused(tmp_path: Path):
 
 def test_data_with_the_senses_of_no_method_is_refused_before_anything_is_trained(tmp_path: Path):
     """A study of the baseline alone compares nothing."""
-    ears = "like: student, learns_from: artifacts/teachings/audio, ensemble: {teachers: [audio]}"
+    ears = f"like: student, learns_from: artifacts/teachings/audio, ensemble: {{teachers: [audio]}}, {KD}"
     head, rest = STUDY.split("methods:\n")
     text = (
         f"{head}methods:\n  labels: {{like: baseline}}\n  ears: {{{ears}}}\n{rest[rest.index('changes:') :]}"
