@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from models.distill.kd import KD
 from models.distill.method import Method, Taught
 from models.distill.mst import MST
 from models.distill.omnivorous import Omnivorous, alone
@@ -48,12 +49,14 @@ class _Made:
     """The student of one seed.
 
     Attributes:
+        method: the kind that it was taught by.
         committee: the network with its temperature.
         figures: on validation.
         history: of its training.
         chosen: what was settled, for student.json.
     """
 
+    method: str
     committee: Committee
     figures: dict[str, dict[str, float]]
     history: list[Epoch]
@@ -98,30 +101,10 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
     seen = [clip for clip, there in zip(train, learner.seen(train), strict=True) if there]
     if not seen:
         raise UserError("no training clip has RGB frames", remedy="see data/index/quarantine.csv")
-    made: dict[int, _Made] = {}
-    settled: Student | None = None
     learner.check()
     refuse_garbage(omnivore(learner) if isinstance(student.method, Omnivorous) else learner)
     with new_folder(out) as folder:
-        for seed in params.seeds:
-            bank = _bank(learner, student, seed, train, validation)
-            if settled is None:  # once, on the first seed: a choice a seed would be a method of its own
-                settled = _settle(learner, student, bank, train, seen, validation, seed)
-            lesson = _lesson(learner, settled, bank, train, validation)
-            method: Method = settled.method
-            if isinstance(method, MST) and bank is not None:
-                method = method.routed(list(bank), params.class_counts)
-            learner = replace(learner, method=method)
-            shown = _shown(settled, seen)
-            if isinstance(method, Omnivorous):
-                fused, history = omnivore(learner).train(shown, None, seed, 0)
-                network = alone(fused, MODALITY)
-            else:
-                network, history = learner.train(shown, _of(lesson, train, shown), seed, 0)
-            chosen = _told(settled, lesson) | _routed(bank, history)
-            made[seed] = _Made(*learner.finish([network]), history, chosen)
-        if student.may_be_refused(params.search):
-            made = _unless_worse(learner, made, _by_labels(learner, student, seen))
+        made = _students(learner, student, train, seen, validation)
         for seed, one in made.items():
             (folder / f"seed-{seed}").mkdir()
             one.committee.save(folder / f"seed-{seed}")
@@ -132,7 +115,7 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
             {
                 "name": learner.name,
                 "role": "baseline" if student.method.hears == "labels" else "student",
-                "method": student.method.kind,
+                "method": next(iter(made.values())).method,
                 "inference_modalities": [MODALITY],
                 "seeds": params.seeds,
                 "members": 1,
@@ -144,6 +127,64 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
         )
 
 
+def _students(
+    learner: Learner, student: Student, train: list[Clip], seen: list[Clip], validation: list[Clip]
+) -> dict[int, _Made]:
+    """The students of all seeds. Where `auto` may refuse the lesson: first its hints, then the rest of it."""
+    made = _trained(learner, student, train, seen, validation)
+    if not student.may_be_refused(learner.params.search):
+        return made
+    untold = _by_labels(learner, student, seen)
+    held = _unless_worse(learner, made, untold)
+    verdict = _verdict(held)
+    if not (verdict["refused"] and student.method.needs_hints):
+        return held
+    print(f"auto {learner.name}: once more, without hints")
+    plain = _without_hints(student)
+    made = _trained(replace(learner, method=plain.method), plain, train, seen, validation)
+    held = _unless_worse(learner, made, untold)
+    both = _verdict(held) | {"hints": verdict["lesson"]}
+    return {seed: replace(one, chosen=one.chosen | {"refusal": both}) for seed, one in held.items()}
+
+
+def _verdict(held: Mapping[int, _Made]) -> dict[str, Any]:
+    """What `_unless_worse` found, the same for every seed."""
+    verdict: dict[str, Any] = next(iter(held.values())).chosen["refusal"]
+    return verdict
+
+
+def _without_hints(student: Student) -> Student:
+    """The student that hears the same mix, by the same numbers and what is yet to be settled of them."""
+    heard = {name: getattr(student.method, name) for name in Taught.model_fields if name != "kind"}
+    return student.model_copy(update={"method": KD(kind="kd", **heard)})
+
+
+def _trained(
+    learner: Learner, student: Student, train: list[Clip], seen: list[Clip], validation: list[Clip]
+) -> dict[int, _Made]:
+    """The student trained for every seed, as its params have it, what is `auto` settled on the first."""
+    made: dict[int, _Made] = {}
+    settled: Student | None = None
+    for seed in learner.params.seeds:
+        bank = _bank(learner, student, seed, train, validation)
+        if settled is None:  # once, on the first seed: a choice a seed would be a method of its own
+            settled = _settle(learner, student, bank, train, seen, validation, seed)
+        lesson = _lesson(learner, settled, bank, train, validation)
+        method: Method = settled.method
+        if isinstance(method, MST) and bank is not None:
+            method = method.routed(list(bank), learner.params.class_counts)
+        learner = replace(learner, method=method)
+        shown = _shown(settled, seen)
+        if isinstance(method, Omnivorous):
+            fused, history = omnivore(learner).train(shown, None, seed, 0)
+            network = alone(fused, MODALITY)
+        else:
+            network, history = learner.train(shown, _of(lesson, train, shown), seed, 0)
+        chosen = _told(settled, lesson) | _routed(bank, history)
+        made[seed] = _Made(method.kind, *learner.finish([network]), history, chosen)
+    return made
+
+
 def _by_labels(learner: Learner, student: Student, seen: list[Clip]) -> dict[int, _Made]:
     """The same students without any lesson, from the trainings of a baseline where its params are the same."""
     assert isinstance(student.method, Taught)
@@ -153,7 +194,7 @@ def _by_labels(learner: Learner, student: Student, seen: list[Clip]) -> dict[int
     made = {}
     for seed in learner.params.seeds:
         network, history = learner.train(labelled, None, seed, 0)
-        made[seed] = _Made(*learner.finish([network]), history, {})
+        made[seed] = _Made(method.kind, *learner.finish([network]), history, {})
     return made
 
 
@@ -187,7 +228,8 @@ def _unless_worse(
         "refused": refused,
     }
     return {
-        seed: replace(kept[seed], chosen=one.chosen | {"refusal": refusal}) for seed, one in taught.items()
+        seed: replace(kept[seed], method=one.method, chosen=one.chosen | {"refusal": refusal})
+        for seed, one in taught.items()
     }
 
 

@@ -16,8 +16,8 @@ from tasks.params import Params, Student
 def clips_shown(params: Params, train_clips: int) -> dict[str, float]:
     """Stage → clips that its trainings show to a network, each counted once an epoch; stages that train alone.
 
-    Counted too: short trials that settle `auto`, full trainings without the lesson that it may be held against, clips
-    without a modality as if they had it. A network of several branches counts as so many.
+    Counted too: short trials that settle `auto`, full trainings without the lesson, and without its hints, that it may
+    be held against, clips without a modality as if they had it. A network of several branches counts as so many.
     """
     seeds = len(params.seeds)
 
@@ -38,8 +38,10 @@ def clips_shown(params: Params, train_clips: int) -> dict[str, float]:
     for name, student in params.students.items():
         trials = params.search.epochs * _trials(params, student)
         branches = 1 + len(student.method.teachers) if isinstance(student.method, Omnivorous) else 1
-        full = seeds * student.training.epochs * (2 if student.may_be_refused(params.search) else 1)
-        shown[f"distill@{name}"] = (full * branches + trials) * train_clips
+        full = seeds * student.training.epochs * branches + trials
+        if student.may_be_refused(params.search):  # by labels alone, and once more without hints
+            full += seeds * student.training.epochs + (full if student.method.needs_hints else 0)
+        shown[f"distill@{name}"] = full * train_clips
     return {stage: float(count) for stage, count in shown.items()}
 
 

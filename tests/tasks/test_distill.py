@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tasks.clips import Clip
-from tasks.distill import _Made, _settle, _unless_worse
+from tasks.distill import _Made, _settle, _students, _unless_worse
 from tasks.params import Params, Training, parse
 from tasks.teach import Teachings
 
@@ -193,10 +193,10 @@ def test_short_trials_do_not_refuse_clips_without_labels():
     assert found.distillation_weight == {"verb": 0.0, "noun": 0.0}
 
 
-def made(*losses):
+def made(*losses, method="hints"):
     """Students of seeds 0, 1, … that stand for the NLL of the action of three validation clips."""
     return {
-        seed: _Made(np.array(nlls), {}, [], {"temperature": 1.0})  # type: ignore[arg-type]
+        seed: _Made(method, np.array(nlls), {}, [], {"temperature": 1.0})  # type: ignore[arg-type]
         for seed, nlls in enumerate(losses)
     }
 
@@ -224,6 +224,35 @@ def test_trained_to_the_end_a_lesson_stays_unless_labels_are_likelier_beyond_cha
         assert one.chosen["refusal"]["refused"] is refused
         assert one.chosen["refusal"]["lesson"] == pytest.approx(1.6)
         assert one.chosen["refusal"]["labels"] == pytest.approx(np.mean(by_labels))
+
+
+@pytest.mark.parametrize(
+    ("hinted", "plain", "method", "tried", "first"),
+    [
+        (1.0, 1.0, "hints", ["hints"], 1.0),  # the lesson stays as it is
+        (1.4, 1.1, "kd", ["hints", "kd"], 1.1),  # it stays without its hints
+        (1.4, 1.3, "kd", ["hints", "kd"], 1.2),  # nothing of it stays
+    ],
+)
+def test_hints_are_refused_before_the_lesson_is(monkeypatch, hinted, plain, method, tried, first):
+    trained = []
+
+    def scripted(learner, student, *_):
+        assert learner.method is student.method
+        assert student.method.distillation_weight == "auto"
+        trained.append(student.method.kind)
+        nll = hinted if student.method.kind == "hints" else plain
+        return made((nll, nll, nll), method=student.method.kind)
+
+    monkeypatch.setattr("tasks.distill._trained", scripted)
+    monkeypatch.setattr("tasks.distill._by_labels", lambda *_: made((1.2, 1.2, 1.2), method="supervised"))
+    monkeypatch.setattr("tasks.distill._losses", lambda _, committee: {"action": committee})
+    learner, _, student = settle(harmful, distillation_weight="auto")
+    (kept,) = _students(learner, student, [], [], []).values()  # type: ignore[arg-type]
+    assert (kept.method, trained, kept.committee[0]) == (method, tried, first)  # type: ignore[index]
+    verdict = kept.chosen["refusal"]
+    assert verdict["refused"] is (first == 1.2)
+    assert verdict.get("hints") == (None if method == "hints" else pytest.approx(hinted))
 
 
 @pytest.mark.parametrize(
