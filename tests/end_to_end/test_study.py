@@ -24,11 +24,13 @@ STUDY = {
         "kd": {
             "like": "student",
             "method": {
+                "kind": "kd",
                 "temperature": 1.0,
                 "divergence": "forward_kl",
                 "distillation_weight": 0.5,
                 "ground_truth_weight": 0.5,
                 "unlabelled_weight": 0.0,
+                "head_weights": None,
             },
         },
     },
