@@ -140,9 +140,8 @@ def tiny(params: dict[str, Any]) -> dict[str, Any]:
         learner["training"] = learner["training"] | training
     for teacher in params["teachers"].values():
         teacher["folds"] = 2
-    params["teachers"]["audio"]["hints"] = (
-        True  # the shipped student's are of a teacher that is left out here
-    )
+    # The shipped student has hints of a teacher that is left out here.
+    params["teachers"]["audio"]["hints"] = True
     params["search"] |= {
         "epochs": 1,
         "temperature": [1.0],
