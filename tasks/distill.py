@@ -134,23 +134,18 @@ def _students(
     made = _trained(learner, student, train, seen, validation)
     if not student.may_be_refused(learner.params.search):
         return made
-    untold = _by_labels(learner, student, seen)
-    held = _unless_worse(learner, made, untold)
-    verdict = _verdict(held)
-    if not (verdict["refused"] and student.method.needs_hints):
-        return held
-    print(f"auto {learner.name}: once more, without hints")
-    plain = _without_hints(student)
-    made = _trained(replace(learner, method=plain.method), plain, train, seen, validation)
-    held = _unless_worse(learner, made, untold)
-    both = _verdict(held) | {"hints": verdict["lesson"]}
-    return {seed: replace(one, chosen=one.chosen | {"refusal": both}) for seed, one in held.items()}
-
-
-def _verdict(held: Mapping[int, _Made]) -> dict[str, Any]:
-    """What `_unless_worse` found, the same for every seed."""
-    verdict: dict[str, Any] = next(iter(held.values())).chosen["refusal"]
-    return verdict
+    by_labels = _by_labels(learner, student, seen)
+    verdict = _verdict(learner, made, by_labels)
+    if verdict["refused"] and student.method.needs_hints:
+        print(f"auto {learner.name}: once more, without hints")
+        plain = _without_hints(student)
+        made = _trained(replace(learner, method=plain.method), plain, train, seen, validation)
+        verdict = _verdict(learner, made, by_labels) | {"hints": verdict["lesson"]}
+    kept = by_labels if verdict["refused"] else made
+    return {
+        seed: replace(kept[seed], method=one.method, chosen=one.chosen | {"refusal": verdict})
+        for seed, one in made.items()
+    }
 
 
 def _without_hints(student: Student) -> Student:
@@ -198,14 +193,18 @@ def _by_labels(learner: Learner, student: Student, seen: list[Clip]) -> dict[int
     return made
 
 
-def _unless_worse(
-    learner: Learner, taught: dict[int, _Made], by_labels: dict[int, _Made]
-) -> dict[int, _Made]:
-    """Those taught, unless the validation clips' actions are likelier by labels alone, as a mean over the seeds.
+def _verdict(
+    learner: Learner, taught: Mapping[int, _Made], by_labels: Mapping[int, _Made]
+) -> dict[str, float | bool | None]:
+    """Whether the lesson is refused, as validation's actions are likelier by labels alone, and by what figures.
 
     Trained to the end, not for a trial: a lesson pays late (Beyer et al., CVPR 2022, arXiv 2106.05237). Likelier by
     more than a standard error, as in `_preferred`: where validation cannot tell the two apart the lesson stays, as it
     also calibrates.
+
+    Returns:
+        for student.json: NLL of the action in nats, mean over clips and seeds, by the `lesson` and by `labels` alone;
+        `error`, the standard error of their difference, None of a single clip; `refused`.
     """
 
     def losses(made: Mapping[int, _Made]) -> np.ndarray:
@@ -216,20 +215,15 @@ def _unless_worse(
     error = _standard_error(told - untold)
     refused = bool(told.mean() - untold.mean() > error)
     print(
-        f"auto: validation NLL of the action {told.mean():.4f} by the lesson, {untold.mean():.4f} by labels alone, "
-        f"standard error of the difference {error:.4f}: "
+        f"auto {learner.name}: validation NLL of the action {told.mean():.4f} by the lesson, {untold.mean():.4f} by "
+        f"labels alone, standard error of the difference {error:.4f}: "
         + ("the lesson is refused" if refused else "the lesson stays")
     )
-    kept = by_labels if refused else taught
-    refusal = {
+    return {
         "lesson": float(told.mean()),
         "labels": float(untold.mean()),
         "error": error if np.isfinite(error) else None,
         "refused": refused,
-    }
-    return {
-        seed: replace(kept[seed], method=one.method, chosen=one.chosen | {"refusal": refusal})
-        for seed, one in taught.items()
     }
 
 
@@ -331,7 +325,7 @@ def _settle(
     the baseline, tried once whatever τ, for a head that is better off without. The first candidates are taken unless
     others are likelier on validation beyond chance (`_preferred`): first τ, γ and λ_KD by the action, then λ_KD by
     every head. Whether any lesson is better than none is not for short trials to say, as lessons pay late: if all heads
-    would be without, they keep the λ_KD of the best trial with a lesson, and `_unless_worse` decides. The divergence is
+    would be without, they keep the λ_KD of the best trial with a lesson, and `_students` decides. The divergence is
     settled last, at these numbers: a full grid would take as many times longer as there are candidates. Until then it
     is forward KL.
     """

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tasks.clips import Clip
-from tasks.distill import _Made, _settle, _students, _unless_worse
+from tasks.distill import _Made, _settle, _students, _without_hints
 from tasks.params import Params, Training, parse
 from tasks.teach import Teachings
 
@@ -216,8 +216,11 @@ def test_trained_to_the_end_a_lesson_stays_unless_labels_are_likelier_beyond_cha
     monkeypatch, by_labels, refused
 ):
     monkeypatch.setattr("tasks.distill._losses", lambda _, committee: {"action": committee})
-    taught, untold = made((1.1, 1.2, 1.3), (2.1, 2.0, 1.9)), made(*by_labels)
-    kept = _unless_worse(None, taught, untold)  # type: ignore[arg-type]
+    taught, untold = made((1.1, 1.2, 1.3), (2.1, 2.0, 1.9), method="kd"), made(*by_labels)
+    monkeypatch.setattr("tasks.distill._trained", lambda *_: taught)
+    monkeypatch.setattr("tasks.distill._by_labels", lambda *_: untold)
+    learner, _, student = settle(harmful, distillation_weight="auto")
+    kept = _students(learner, _without_hints(student), [], [], [])  # type: ignore[arg-type]
     for seed, one in kept.items():
         assert one.committee is (untold if refused else taught)[seed].committee
         assert one.chosen["temperature"] == 1.0

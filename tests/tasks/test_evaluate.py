@@ -144,6 +144,7 @@ CHOSEN = {
     "mix_temperature": {"verb": 0.4, "noun": 0.6},
     "unlabelled_mix_temperature": {},
     "teacher_weights": {"verb": {"rgb": 1.0}, "noun": {"rgb": 1.0}},
+    "refusal": {"lesson": 1.25, "labels": 1.5, "error": 0.125, "refused": False, "hints": 1.75},
 }
 BOXLESS = "test-2"
 """The clip without detections."""
@@ -320,6 +321,13 @@ def test_the_page_tells_what_was_settled_head_by_head(workspace: Workspace):
     page = (workspace.reports / "index.html").read_text()
     assert "<td>verb 0.5, noun 0</td><td>1</td>" in page
     assert "<td>verb 0.2, noun 1</td>" in page
+
+
+def test_the_page_tells_what_was_refused(workspace: Workspace):
+    page = (workspace.reports / "index.html").read_text()
+    assert "With hints the action's NLL on validation was 1.750; they were refused" in page
+    assert "is 1.250 by the lesson and 1.500 by labels alone" in page
+    assert "0.125 of the difference: the lesson stays" in page
 
 
 def test_a_blind_teacher_has_no_say_in_the_ensemble(workspace: Workspace):

@@ -64,7 +64,8 @@ def server(tmp_path_factory, served_folder, rgb_student):
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
         workspace = release_of(Workspace(root / "clone"), rgb_student(change_s=0.1))
         client = tracking.client(workspace)
-        with tracking.addressed(workspace), mlflow.start_run():
+        place = client.create_experiment("served", artifact_location=(root / "artifacts").as_uri())
+        with tracking.addressed(workspace), mlflow.start_run(experiment_id=place):
             logged = register._log_model(workspace)
         client.create_registered_model(register.MODEL)
         version = client.create_model_version(register.MODEL, logged.model_uri, model_id=logged.model_id)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,16 @@ def test_the_page_tells_what_auto_settled_on(study: dict[str, Any], tmp_path: Pa
     assert f"verb audio {expected:.2f}, boxes {1 - expected:.2f}" in text
     told = "1.250 by the lesson, 1.500 by labels alone, with a standard error of 0.125 of the difference"
     assert f"{told}: the lesson stays" in text
+    assert "With hints" not in text
+
+
+def test_the_page_tells_of_refused_hints(study: dict[str, Any], tmp_path: Path):
+    found = deepcopy(study)
+    (row,) = (row for row in found["data_sets"][0]["methods"] if row["name"] == "kd")
+    row["chosen"][str(SEEDS[0])]["refusal"]["hints"] = 1.625
+    page.write(found, tmp_path / "made-up")
+    text = (tmp_path / "made-up" / "index.html").read_text()
+    assert "With hints NLL of the action on validation was 1.625; they were refused" in text
 
 
 def test_the_folder_holds_a_page_that_loads_nothing_and_all_tables(study: dict[str, Any], tmp_path: Path):
