@@ -37,6 +37,19 @@ class Sights(NamedTuple):
     present: dict[str, Tensor]
 
 
+class Looked(NamedTuple):
+    """What the branches of a fused network make of a batch, before anything is concluded from it.
+
+    Attributes:
+        branches: modality → the rows of the batch that have it, their features (rows, width), and those of their
+            moments (rows, moments, width).
+        present: modality → (batch,), bool: shown to its branch.
+    """
+
+    branches: dict[str, tuple[Tensor, Tensor, Tensor]]
+    present: dict[str, Tensor]
+
+
 class LateFusion(BaseModel):
     """Several modalities, each with a backbone of its own.
 
@@ -99,31 +112,45 @@ class FusedNetwork(Partial):
         self.modality_dropout = modality_dropout
         self.frozen = False
 
-    def forward(self, sights: Sights, change: MomentsChange | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, sights: Sights) -> tuple[Tensor, Tensor]:
         """Embed clips; a branch looks at those alone that have its modality.
-
-        Args:
-            change: what is done to the features of a branch's moments before they become those of clips.
 
         Returns:
             features of the clips (batch, self.width); features of their moments (batch, moments, sum of widths),
             with as many moments as the branch that has the fewest, those of others averaged to as many.
         """
+        return self.conclude(self.look(sights))
+
+    def look(self, sights: Sights) -> Looked:
+        """What each branch makes of those clips that have its modality."""
         present = self._shown(sights.present)
-        features, moments = [], []
+        found = {}
         for name, width in self.widths.items():
             rows = present[name].nonzero()[:, 0]
             if self.runs(self.branch(name), rows):
-                of_clips, of_moments = self.branch(name)(sights.inputs[name][rows])
-                if change is not None:
-                    of_moments = change(name, of_moments)
-                    of_clips = self.branch(name).gather(of_moments)  # type: ignore[operator]
+                found[name] = (rows, *self.branch(name)(sights.inputs[name][rows]))
             else:
-                of_clips = sights.inputs[name].new_zeros(0, width)
-                of_moments = of_clips[:, None]
-            features.append(spread(of_clips, rows, len(present[name])))
-            moments.append(spread(of_moments, rows, len(present[name])))
-        return self.join(dict(zip(self.widths, features, strict=True)), present), _together(moments)
+                nothing = sights.inputs[name].new_zeros(0, width)
+                found[name] = (rows, nothing, nothing[:, None])
+        return Looked(found, present)
+
+    def conclude(self, looked: Looked, change: MomentsChange | None = None) -> tuple[Tensor, Tensor]:
+        """Embed clips by what `look` gave.
+
+        Args:
+            change: what is done to the features of a branch's moments before they become those of clips.
+
+        Returns:
+            as of `forward`.
+        """
+        features, moments = [], []
+        for name, (rows, of_clips, of_moments) in looked.branches.items():
+            if change is not None and len(rows):
+                of_moments = change(name, of_moments)
+                of_clips = self.branch(name).gather(of_moments)  # type: ignore[operator]
+            features.append(spread(of_clips, rows, len(looked.present[name])))
+            moments.append(spread(of_moments, rows, len(looked.present[name])))
+        return self.join(dict(zip(self.widths, features, strict=True)), looked.present), _together(moments)
 
     def branch(self, name: str) -> nn.Module:
         """The backbone of a modality."""

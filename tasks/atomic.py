@@ -77,17 +77,25 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(lock: Path) -> Iterator[None]:
+def alone(lock: Path, busy: str = "") -> Iterator[None]:
     """Be the only one of this machine that holds `lock`, a file; wait while another does. A kill lets go of it.
 
     The first rank of a stage holds it for all of them.
+
+    Args:
+        busy: said where another holds it.
     """
     if not ranks.is_first():
         yield
         return
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if busy:
+                print(busy, flush=True)
+            fcntl.flock(held, fcntl.LOCK_EX)
         yield
 
 

@@ -23,7 +23,7 @@ from tasks.lessons import Mixed, apart, mixed
 from tasks.networks import Committee, Spec
 from tasks.omnivorous import omnivore
 from tasks.params import MODALITY, Params, Student
-from tasks.precision import refuse_garbage
+from tasks.precision import try_bfloat16
 from tasks.shards import Shards
 from tasks.teach import Teachings, load_bank
 from tasks.training import Epoch
@@ -102,7 +102,7 @@ def distill(learner: Learner, student: Student, train: list[Clip], validation: l
     if not seen:
         raise UserError("no training clip has RGB frames", remedy="see data/index/quarantine.csv")
     learner.check()
-    refuse_garbage(omnivore(learner) if isinstance(student.method, Omnivorous) else learner)
+    try_bfloat16(omnivore(learner) if isinstance(student.method, Omnivorous) else learner)
     with new_folder(out) as folder:
         made = _students(learner, student, train, seen, validation)
         for seed, one in made.items():
@@ -230,7 +230,10 @@ def _verdict(
 def _bank(
     learner: Learner, student: Student, seed: int, train: list[Clip], validation: list[Clip]
 ) -> dict[str, Teachings] | None:
-    """The teachings that the student learns from; None for one of labels alone."""
+    """The teachings that the student learns from, and nothing else: a training is named by its whole lesson.
+
+    None for one of labels alone.
+    """
     if not student.hears_teachers:
         return None
     if isinstance(student.method, MST):
@@ -238,7 +241,8 @@ def _bank(
         names = learner.params.specialists[source].names
         return load_bank(learner.workspace.specialists(source), names, seed, train, validation)
     assert student.ensemble is not None
-    return load_bank(learner.workspace.teachings, student.ensemble.teachers, seed, train, validation)
+    teachers, hints = student.ensemble.teachers, student.method.needs_hints
+    return load_bank(learner.workspace.teachings, teachers, seed, train, validation, hints)
 
 
 def _lesson(

@@ -31,7 +31,7 @@ from tasks.layout import Workspace
 from tasks.learner import Learner, Lessons, write_curves
 from tasks.networks import Committee, Spec
 from tasks.params import FusedTeacher, Params
-from tasks.precision import refuse_garbage
+from tasks.precision import try_bfloat16
 from tasks.senses import Senses, SharedShards
 from tasks.shards import Shards
 from tasks.train_teacher import member_clips
@@ -114,7 +114,7 @@ def fuse(learner: Learner, fused: FusedTeacher, clips: list[Clip], out: Path) ->
     histories: dict[tuple[int, int], list[Epoch]] = {}
     validation = {}
     learner.check()
-    refuse_garbage(learner)
+    try_bfloat16(learner)
     with new_folder(out) as folder:
         for seed in params.seeds:
             branches = {
@@ -227,7 +227,8 @@ def _features(learner: Learner, network: Network, clips: list[Clip], seed: int) 
     width = int(network.backbone.width)  # type: ignore[arg-type]
     features = np.zeros((len(clips), learner.spec.views.per_clip, width), np.float16)
     committee = Committee(learner.spec, [network], {})
-    training_view_logits(committee, learner.shards, clips, seed, features=features)
+    title = f"features of {learner.name} seed {seed}"
+    training_view_logits(committee, learner.shards, clips, seed, features=features, title=title)
     network.cpu()
     content = hashlib.sha256(features.data).hexdigest()
     return Lessons({}, np.ones(len(clips), bool), {}, content, features)

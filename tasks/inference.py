@@ -1,6 +1,7 @@
 """What trained networks say of clips."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from tasks.clips import Clip
 from tasks.errors import UserError
 from tasks.gathering import summed
 from tasks.networks import Committee
+from tasks.progress import Progress
 from tasks.senses import SharedShards
 from tasks.settings import settings
 from tasks.shards import Shards
@@ -82,6 +84,8 @@ def training_view_logits(
     batch: int = 32,
     moments: np.ndarray | None = None,
     features: np.ndarray | None = None,
+    beside: Mapping[str, dict[str, np.ndarray]] | None = None,
+    title: str = "",
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Logits of the training views that the epochs of a training with `seed` cycle through.
 
@@ -92,6 +96,9 @@ def training_view_logits(
             that the first network of the committee has of every moment; where the modality shows several a frame,
             with their mean.
         features: (clips, views.per_clip, width), likewise of the clip features.
+        beside: name → head → (clips, views.per_clip, classes), zeros, to be filled with the logits of those who speak
+            beside a network.
+        title: under which progress is shown; empty: none is.
 
     Returns:
         as `view_logits`, with `views.per_clip` views.
@@ -107,6 +114,8 @@ def training_view_logits(
         seed,
         moments,
         features,
+        beside,
+        title,
     )
 
 
@@ -120,6 +129,8 @@ def _logits(
     seed: int | None = None,
     moments: np.ndarray | None = None,
     features: np.ndarray | None = None,
+    beside: Mapping[str, dict[str, np.ndarray]] | None = None,
+    title: str = "",
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     spec, there = committee.spec, device()
     committee.to(there)
@@ -128,24 +139,26 @@ def _logits(
         head: np.zeros((len(clips), count, len(classes)), np.float32) for head, classes in spec.heads.items()
     }
     places = [(int(row), number) for row in np.flatnonzero(seen) for number in range(count)]
-    for rendered in batches(
-        spec.modality_params,
-        shards,
-        clips,
-        spec.views.size,
-        ranks.share(chunks(places, batch)),
-        view,
-        seed,
-    ):
-        output = committee.output(rendered.to(there).inputs)
-        for head, values in output.logits.items():
-            filled[head][rendered.rows, rendered.numbers] = values.float().cpu().numpy()
-        if moments is not None:
-            of_frames = output.moments.float().unflatten(1, (spec.views.frames, -1)).mean(2)
-            moments[rendered.rows, rendered.numbers] = of_frames.cpu().numpy()
-        if features is not None:
-            features[rendered.rows, rendered.numbers] = output.features.float().cpu().numpy()
-    for array in (*filled.values(), moments, features):
+    mine = ranks.share(chunks(places, batch))
+    shown = batches(spec.modality_params, shards, clips, spec.views.size, mine, view, seed)
+    with Progress(title, sum(map(len, mine)), "views") if title else nullcontext() as progress:
+        for rendered in shown:
+            output = committee.output(rendered.to(there).inputs)
+            said = [(filled, output.logits)]
+            if beside and output.beside:
+                said += [(beside[name], word.logits) for name, word in output.beside.items()]
+            for arrays, logits in said:
+                for head, values in logits.items():
+                    arrays[head][rendered.rows, rendered.numbers] = values.float().cpu().numpy()
+            if moments is not None:
+                of_frames = output.moments.float().unflatten(1, (spec.views.frames, -1)).mean(2)
+                moments[rendered.rows, rendered.numbers] = of_frames.cpu().numpy()
+            if features is not None:
+                features[rendered.rows, rendered.numbers] = output.features.float().cpu().numpy()
+            if progress is not None:
+                progress.advance(len(rendered.rows))
+    of_others = [array for arrays in (beside or {}).values() for array in arrays.values()]
+    for array in (*filled.values(), *of_others, moments, features):
         if array is not None:
             summed(array)  # of the ranks, each of which saw other batches
     return filled, seen

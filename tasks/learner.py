@@ -36,7 +36,8 @@ from models.calibration import ece, fit_temperature
 from models.distill.method import Hint, HintShape, Lesson, Losses, Method
 from models.metrics import score, score_action
 from models.network import Network, Output, Word, count_parameters, gmacs
-from tasks.atomic import code_digest, digest, file_digest, new_file
+from tasks import ranks
+from tasks.atomic import alone, code_digest, digest, file_digest, new_file
 from tasks.batches import Batch, batches, present
 from tasks.clips import Clip, label_indices
 from tasks.errors import UserError
@@ -208,7 +209,8 @@ class Learner:
     ) -> tuple[Network, list[Epoch]]:
         """Train one network on `clips`, as one MLflow run; the network and its history.
 
-        A training that was finished before (same data, params, seed) is taken from its checkpoint.
+        A training that was finished before (same data, params, seed) is taken from its checkpoint. Two stages may want
+        the same at once, as the RGB teacher and the baseline of one network do: the second waits.
 
         Args:
             clips: that it learns from, all with the modality.
@@ -250,7 +252,13 @@ class Learner:
         }
         data = digest(self.shards.digest, [clip.clip_id for clip in clips])
         run_name = f"{self.stage}@{self.name} seed {seed}" + (f" member {member}" if member else "")
+        title = title if self.stage == "distill" else f"{title} network {member + 1}"
         with ExitStack() as opened:
+            lock = checkpoint.with_suffix(".lock")
+            opened.enter_context(
+                alone(lock, f"{title}: another stage trains the same network, waiting for it")
+            )
+            ranks.wait_for_all()  # what others wrote there, all take up
             shared = opened.enter_context(copies(checkpoint))
             run = opened.enter_context(
                 tracking.run(
@@ -267,7 +275,7 @@ class Learner:
             network, history = fit(
                 network,
                 Course(
-                    title=title if self.stage == "distill" else f"{title} network {member + 1}",
+                    title=title,
                     training=training,
                     seed=seed,
                     clips=len(clips),

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -116,14 +116,20 @@ class Committee:
 
     @torch.inference_mode()
     def output(self, inputs: Tensor | Sights) -> Output:
-        """The members' mean logits of a batch (batch, frames, …), not calibrated, beside the first one's features."""
+        """The members' mean logits of a batch (batch, frames, …), not calibrated, and those of whoever speaks beside.
+
+        Features are the first member's.
+        """
         outputs = [member(inputs) for member in self.members]
-        return outputs[0]._replace(
-            logits={
-                head: torch.stack([output.logits[head] for output in outputs]).mean(0)
-                for head in self.spec.heads
-            }
-        )
+
+        def mean(said: Sequence[Logits]) -> Logits:
+            return {head: torch.stack([logits[head] for logits in said]).mean(0) for head in self.spec.heads}
+
+        beside = {
+            name: word._replace(logits=mean([output.beside[name].logits for output in outputs]))
+            for name, word in (outputs[0].beside or {}).items()
+        }
+        return outputs[0]._replace(logits=mean([output.logits for output in outputs]), beside=beside or None)
 
     def alone(self, member: int) -> "Committee":
         """One of its networks, as a committee of its own."""

@@ -1,10 +1,15 @@
-"""Whether this processor's bfloat16 can be trusted with a network's convolutions.
+"""Whether this processor's bfloat16 can be trusted with a network's convolutions, and whether it is worth it.
 
 oneDNN 3.13, which torch 2.15 brings, convolves narrow pictures wrongly in bfloat16 on processors with AMX: a kernel of
 3 × 3 and stride 2 over at most two columns and at least three rows gives what lay in memory before, in its output or in
 the gradient of its weights, without a word (measured 2026-11-29; its repository knows several such defects, as in
 https://github.com/uxlfoundation/oneDNN/pull/5494). A training may end in numbers that are none, or go on with garbage.
+
+A processor without instructions for bfloat16 computes rightly and slowly: an AVX2 one took nine times as long as in
+float32 (the sample's ResNet, torch 2.15, measured the same day).
 """
+
+import time
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +21,18 @@ from tasks.params import Training
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRIES = 3
+_SLOW = 2.0
+"""Times as long as in float32; what the processor has instructions for is faster, depthwise convolutions aside."""
 _WRONG = 0.1
 """Of the largest number of the right answer. bfloat16 itself is off by 0.005."""
 _PICTURES = 32
 """That noise is made for: enough that the processor works as it does in training, and few enough for large networks."""
 
 
-def refuse_garbage(learner: Learner, training: Training | None = None) -> None:
+def try_bfloat16(learner: Learner, training: Training | None = None) -> None:
     """Try every convolution of the learner's network on noise, in bfloat16 and float32: seconds at most.
+
+    Warns where bfloat16 is much the slower.
 
     Args:
         learner: whose network and place in params.yaml are meant.
@@ -46,31 +55,55 @@ def refuse_garbage(learner: Learner, training: Training | None = None) -> None:
         watch(name, layer)
     with torch.inference_mode():
         network(learner.spec.example())
+    fast, slow = 0.0, 0.0
     for name, (layer, x) in seen.items():
-        if _is_wrong(layer, x):
+        noise = _noise(x)
+        right = _computed(layer, noise, torch.float32)
+        _, seconds = _tried(layer, noise, torch.float32, right)
+        fast += seconds
+        found, seconds = _tried(layer, noise, torch.bfloat16, right)
+        slow += seconds
+        if any(_is_wrong(values, right) for values in found):
             size = " × ".join(str(length) for length in x.shape[1:])
             raise UserError(
                 f"{learner.name}: this processor computes the convolution {name} of {size} numbers wrongly in bfloat16",
                 file=learner.workspace.params,
                 remedy="set precision: float32 in its training, or show it larger pictures",
             )
+    if slow > _SLOW * fast:
+        print(
+            f"warning: {learner.name}: convolutions take {slow / fast:.0f} times as long in bfloat16 as in float32 on "
+            "this processor; precision: float32 in its training is faster here"
+        )
 
 
-def _is_wrong(layer: nn.Module, example: Tensor) -> bool:
-    """Whether bfloat16 gives other outputs or gradients than float32, for inputs of the shape of `example`'s."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(_PICTURES, *example.shape[1:], generator=generator)
+def _noise(example: Tensor) -> Tensor:
+    """Noise of the shape and layout of `example`."""
+    noise = torch.randn(_PICTURES, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     if example.dim() == 4 and example.is_contiguous(memory_format=torch.channels_last):
         noise = noise.to(memory_format=torch.channels_last)
-    right = _computed(layer, noise, torch.float32)
+    return noise
+
+
+def _tried(
+    layer: nn.Module, x: Tensor, precision: torch.dtype, like: list[Tensor]
+) -> tuple[list[list[Tensor]], float]:
+    """What `_computed` gives, several times, in memory that holds no numbers; and the seconds of the fastest."""
+    found, seconds = [], []
     for _ in range(_TRIES):
-        _spoil_free_memory(right)
-        found = _computed(layer, noise, torch.bfloat16)
-        for wanted, value in zip(right, found, strict=True):
-            error = (value - wanted).abs().max()
-            if not error <= _WRONG * wanted.abs().max():  # of what is no number, too
-                return True
-    return False
+        _spoil_free_memory(like)
+        begin = time.perf_counter()
+        found.append(_computed(layer, x, precision))
+        seconds.append(time.perf_counter() - begin)
+    return found, min(seconds)
+
+
+def _is_wrong(found: list[Tensor], right: list[Tensor]) -> bool:
+    """Whether outputs or gradients are off by more than rounding, or no numbers."""
+    return any(
+        not (value - wanted).abs().max() <= _WRONG * wanted.abs().max()
+        for value, wanted in zip(found, right, strict=True)
+    )
 
 
 def _computed(layer: nn.Module, x: Tensor, precision: torch.dtype) -> list[Tensor]:

@@ -29,10 +29,10 @@ from tasks.layout import Workspace
 from tasks.learner import Learner, write_curves
 from tasks.networks import Committee, Spec
 from tasks.params import MODALITY, Params
-from tasks.precision import refuse_garbage
+from tasks.precision import try_bfloat16
 from tasks.senses import Senses, SharedShards
 from tasks.shards import Shards
-from tasks.teach import teach, write_clip_names
+from tasks.teach import teach_beside, write_clip_names
 from tasks.train_teacher import member_clips, teacher_learner
 from tasks.training import Epoch
 from tasks.views import evaluation_views
@@ -75,7 +75,7 @@ def run(params: Params, workspace: Workspace, item: str | None) -> None:
     joint = _joint_learner(params, workspace, item)
     own = replace(joint, spec=_own(joint))
     own.check()
-    refuse_garbage(own)
+    try_bfloat16(own)
     masks = MaskLearner(
         **{
             **vars(joint),
@@ -88,7 +88,7 @@ def run(params: Params, workspace: Workspace, item: str | None) -> None:
     learners |= {name: teacher_learner(params, workspace, name) for name in entry.auxiliaries}
     for learner in learners.values():
         for training in (entry.training, entry.masks.training):
-            refuse_garbage(learner, training)
+            try_bfloat16(learner, training)
     histories: dict[tuple[int, int], list[Epoch]] = {}
     validated: dict[str, dict[str, Any]] = {name: {} for name in entry.names}
     with new_folder(workspace.specialists(item)) as folder:
@@ -106,13 +106,17 @@ def run(params: Params, workspace: Workspace, item: str | None) -> None:
                     joint, masks, teachers, _taught(joint, labelled, member), seed, member
                 )
                 made.append(network)
+            speakers = {}
             for specialist, (name, _) in made[0].names.items():
-                learner = learners[name]
-                committee, figures = learner.finish([network.specialist(specialist) for network in made])
-                said = teach(learner, committee, train, validation, seed, hints=False)
+                committee, figures = learners[name].finish(
+                    [network.specialist(specialist) for network in made]
+                )
+                speakers[specialist] = learners[name], committee.temperature
+                validated[specialist][str(seed)] = figures
+            together = Committee(joint.spec, [network.settle() for network in made], {})
+            for specialist, said in teach_beside(joint, together, speakers, train, validation, seed).items():
                 (folder / specialist).mkdir(exist_ok=True)
                 said.save(folder / specialist / f"seed-{seed}.safetensors")
-                validated[specialist][str(seed)] = figures
         for specialist in entry.names:
             write_clip_names(folder / specialist, train, validation)
         write_curves(folder / "curves.csv", histories)

@@ -7,12 +7,14 @@ nobody labelled a clip was seen by no network: its teachings are the mean of all
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from models.calibration import fit_temperature
 from tasks.atomic import new_folder, write_json
@@ -37,7 +39,8 @@ class Teachings:
         val: head → float32 (clips, views, classes), for the validation clips: what a mix is weighed and calibrated on,
             hence views like those that a lesson is made of.
         val_present: bool (clips,).
-        hints: what the networks made of every moment of the training views, where params ask for it.
+        hints: what the networks made of every moment of the training views, where params ask for it (and `load` was
+            asked).
     """
 
     train: dict[str, np.ndarray]
@@ -56,9 +59,11 @@ class Teachings:
         file.write_bytes(save(tensors))
 
     @classmethod
-    def load(cls, file: Path) -> "Teachings":
-        """Read what `save` wrote."""
-        tensors = load_file(file)
+    def load(cls, file: Path, hints: bool = False) -> "Teachings":
+        """Read what `save` wrote; hints, which are far larger than all else, where they are wanted."""
+        with safe_open(file, "numpy") as stored:
+            names = [name for name in stored.keys() if hints or not name.startswith("hints_")]  # noqa: SIM118
+            tensors = {name: stored.get_tensor(name) for name in names}
 
         def part(split: str) -> dict[str, np.ndarray]:
             prefix = f"{split}/"
@@ -67,11 +72,11 @@ class Teachings:
             }
 
         present = tensors["train_present"]
-        hints = None
+        given = None
         if "hints_moments" in tensors:
             member = tensors["hints_member"]
-            hints = Hints(tensors["hints_moments"], member, present & (member != NO_FOLD))
-        return cls(part("train"), present, part("val"), tensors["val_present"], hints)
+            given = Hints(tensors["hints_moments"], member, present & (member != NO_FOLD))
+        return cls(part("train"), present, part("val"), tensors["val_present"], given)
 
 
 def run(params: Params, workspace: Workspace, item: str | None) -> None:
@@ -124,47 +129,118 @@ def teach(
     """
     member = np.array(fold_of(learner, train))
     unseen, seen, given = _by_who_never_saw(learner, committee, train, member, seed, hints)
-    labels = label_indices(train, learner.params.data.heads)
-    cross_fitted = len(committee.members) > 1
-    calibrated = {}
-    for head, values in unseen.items():
-        temperature = np.full(len(train), committee.temperature[head], np.float32)
-        if cross_fitted:
-            rows = seen & (labels[head] != NO_LABEL)
-            flat = torch.from_numpy(values[rows].reshape(-1, values.shape[-1]))
-            truth = torch.from_numpy(labels[head][rows]).repeat_interleave(values.shape[1])
-            temperature[member != NO_FOLD] = fit_temperature(flat, truth)
-        calibrated[head] = values / temperature[:, None, None]
+    calibrated = _calibrated(learner, train, member, unseen, seen, committee.temperature)
     said, heard = training_view_logits(committee, learner.shards, validation, seed)
     val = {head: values / np.float32(committee.temperature[head]) for head, values in said.items()}
     return Teachings(calibrated, seen, val, heard, given)
 
 
+def teach_beside(
+    learner: Learner,
+    committee: Committee,
+    speakers: Mapping[str, tuple[Learner, Mapping[str, float]]],
+    train: list[Clip],
+    validation: list[Clip],
+    seed: int,
+) -> dict[str, Teachings]:
+    """What `teach` gives of each of those who speak beside the committee's networks, from one look at every view.
+
+    Args:
+        learner: what the committee's networks share.
+        speakers: name → a learner whose clips they see, and the temperature of each head.
+    """
+
+    def nothing(clips: list[Clip]) -> dict[str, dict[str, np.ndarray]]:
+        return {name: _no_logits(committee, clips) for name in speakers}
+
+    member = np.array(fold_of(learner, train))
+    unseen, said = nothing(train), nothing(validation)
+    _by_who_never_saw(learner, committee, train, member, seed, False, unseen)
+    training_view_logits(committee, learner.shards, validation, seed, beside=said)
+    taught = {}
+    for name, (own, temperature) in speakers.items():
+        seen, heard = own.seen(train), own.seen(validation)
+        calibrated = _calibrated(learner, train, member, unseen[name], seen, temperature)
+        val = {head: values / np.float32(temperature[head]) for head, values in said[name].items()}
+        taught[name] = Teachings(calibrated, seen, val, heard, None)
+    return taught
+
+
+def _calibrated(
+    learner: Learner,
+    clips: list[Clip],
+    member: np.ndarray,
+    logits: Mapping[str, np.ndarray],
+    seen: np.ndarray,
+    temperature: Mapping[str, float],
+) -> dict[str, np.ndarray]:
+    """Logits of training views over the temperature of who said them: a single network out-of-fold, or all."""
+    labels = label_indices(clips, learner.params.data.heads)
+    calibrated = {}
+    for head, values in logits.items():
+        divisor = np.full(len(clips), temperature[head], np.float32)
+        if learner.params.folds(learner.name) > 1:
+            rows = seen & (labels[head] != NO_LABEL)
+            flat = torch.from_numpy(values[rows].reshape(-1, values.shape[-1]))
+            truth = torch.from_numpy(labels[head][rows]).repeat_interleave(values.shape[1])
+            divisor[member != NO_FOLD] = fit_temperature(flat, truth)
+        calibrated[head] = values / divisor[:, None, None]
+    return calibrated
+
+
+def _no_logits(committee: Committee, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
+    """Head → zeros (clips, views, classes)."""
+    views = committee.spec.views.per_clip
+    return {
+        head: np.zeros((len(clips), views, len(classes)), np.float32)
+        for head, classes in committee.spec.heads.items()
+    }
+
+
 def _by_who_never_saw(
-    learner: Learner, committee: Committee, clips: list[Clip], member: np.ndarray, seed: int, wanted: bool
+    learner: Learner,
+    committee: Committee,
+    clips: list[Clip],
+    member: np.ndarray,
+    seed: int,
+    wanted: bool,
+    beside: Mapping[str, dict[str, np.ndarray]] | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray, Hints | None]:
     """Raw logits of every training view, which clips were seen, and hints.
 
     They come from the network `member` of each clip, where it is NO_FOLD from all, and then without hints.
+
+    Args:
+        wanted: hints are.
+        beside: filled as in `training_view_logits`.
     """
     views = committee.spec.views
-    logits = {
-        head: np.zeros((len(clips), views.per_clip, len(classes)), np.float32)
-        for head, classes in committee.spec.heads.items()
-    }
+    logits = _no_logits(committee, clips)
     seen = np.zeros(len(clips), bool)
     width = int(committee.members[0].backbone.width) if wanted else 0  # type: ignore[arg-type]
     moments = np.zeros((len(clips), views.per_clip, views.frames, width), np.float16)
     for fold in np.unique(member):
         rows = np.flatnonzero(member == fold)
+        shown = [clips[row] for row in rows]
         speaker = committee if fold == NO_FOLD else committee.alone(fold)
         own = np.zeros((len(rows), *moments.shape[1:]), np.float32) if wanted and fold != NO_FOLD else None
+        others = {name: _no_logits(committee, shown) for name in beside or {}}
         said, there = training_view_logits(
-            speaker, learner.shards, [clips[row] for row in rows], seed, moments=own
+            speaker,
+            learner.shards,
+            shown,
+            seed,
+            moments=own,
+            beside=others,
+            title=f"teach {learner.name} seed {seed}",
         )
         seen[rows] = there
-        for head, values in said.items():
-            logits[head][rows] = values
+        for arrays, found in [
+            (logits, said),
+            *(((beside or {})[name], found) for name, found in others.items()),
+        ]:
+            for head, values in found.items():
+                arrays[head][rows] = values
         if own is not None:
             moments[rows[there]] = _standardised(own[there])
     hints = Hints(moments, member, seen & (member != NO_FOLD)) if wanted else None
@@ -178,9 +254,14 @@ def _standardised(moments: np.ndarray) -> np.ndarray:
 
 
 def load_bank(
-    folder: Path, teachers: list[str], seed: int, train: list[Clip], validation: list[Clip]
+    folder: Path,
+    teachers: list[str],
+    seed: int,
+    train: list[Clip],
+    validation: list[Clip],
+    hints: bool = False,
 ) -> dict[str, Teachings]:
-    """The teachings of several teachers, checked to be of just these clips.
+    """The teachings of several teachers, checked to be of just these clips; with their hints if wanted.
 
     Raises:
         UserError: a teacher's folder is missing or speaks of other clips.
@@ -194,5 +275,5 @@ def load_bank(
         if clips != {"train": [c.clip_id for c in train], "val": [c.clip_id for c in validation]}:
             remedy = "run `dvc repro`, which makes them anew first"
             raise UserError("these teachings are of other clips", file=file, remedy=remedy)
-        bank[name] = Teachings.load(file)
+        bank[name] = Teachings.load(file, hints)
     return bank

@@ -11,7 +11,7 @@ from tasks.layout import Workspace
 from tasks.learner import Learner, write_curves
 from tasks.networks import Spec
 from tasks.params import Params
-from tasks.precision import refuse_garbage
+from tasks.precision import try_bfloat16
 from tasks.shards import Shards
 from tasks.training import Epoch
 
@@ -91,7 +91,7 @@ def train_teacher(learner: Learner, clips: list[Clip], out: Path) -> None:
     histories: dict[tuple[int, int], list[Epoch]] = {}
     validation = {}
     learner.check()
-    refuse_garbage(learner)
+    try_bfloat16(learner)
     with new_folder(out) as folder:
         for seed in params.seeds:
             members: list[Network] = []

@@ -23,7 +23,7 @@ from torch import nn
 from models.distill.method import Losses
 from models.network import Network, Output
 from tasks import ranks
-from tasks.atomic import alone, new_file
+from tasks.atomic import new_file
 from tasks.batches import Batch
 from tasks.errors import UserError
 from tasks.gathering import add_up_gradients, partly, whole
@@ -73,8 +73,6 @@ class Course:
 def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
     """Train `network` to the end of its course, from its checkpoint if there is one.
 
-    Two stages may want the same training, as the RGB teacher and the baseline of one network do: the second waits.
-
     Returns:
         the network to keep (the moving average of the weights if `training.ema`), on the CPU in evaluation
         mode, and the history of all epochs.
@@ -87,12 +85,6 @@ def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
         raise UserError(
             f"{course.title}: {ranks.count()} devices share {course.shown} clips", remedy="lower `devices`"
         )
-    with alone(course.checkpoint.with_suffix(".lock")):
-        ranks.wait_for_all()  # what others wrote there, all take up
-        return _fit(network, course)
-
-
-def _fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
     training, there = course.training, device()
     trained = nn.ModuleList([network, course.companion]).to(there)
     groups = timm.optim.param_groups_weight_decay(trained, training.weight_decay)

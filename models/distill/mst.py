@@ -33,12 +33,15 @@ from models.distill.method import (
     refuse_other_heads,
     widen,
 )
-from models.fusion import FusedNetwork, MomentsChange, Partial, Sights, branch_key, spread
+from models.fusion import FusedNetwork, Looked, MomentsChange, Partial, Sights, branch_key, spread
 from models.network import Logits, Network, Output, Word
 
 Layer = Literal["moments", "features"]
 LAYERS: tuple[Layer, ...] = ("moments", "features")
 """Where a mask may sit: on the embeddings of moments before they become a clip's, or on the clip's."""
+
+Seen = tuple[Tensor, Tensor] | Looked
+"""Features of clips and of their moments; of a fused network those of each branch."""
 
 _OPEN = 2.0  # a mask begins at σ(2) = 0.88: near its teacher, and not where the sigmoid is flat
 
@@ -75,26 +78,44 @@ class Together(Network, Partial):
         """Embed and classify clips by the student; `beside` holds what the teachers say."""
         assert isinstance(x, Sights)
         output = super().forward(x.inputs[self.sees])
-        return output._replace(beside={name: self.word(name, x, output.logits) for name in self.modalities})
+        said: dict[str, Word] = {}
+        for name in self.modalities:
+            said |= self.words(name, x, output.logits, {name: (None, None)})
+        return output._replace(beside=said)
 
-    def word(
-        self, name: str, x: Sights, like: Logits, layer: Layer | None = None, mask: nn.Module | None = None
-    ) -> Word:
-        """What a teacher says of the clips that it sees, through a mask at one of its layers or as it is.
+    def words(
+        self,
+        name: str,
+        x: Tensor | Sights,
+        like: Logits,
+        through: Mapping[str, tuple[Layer | None, nn.Module | None]],
+    ) -> dict[str, Word]:
+        """What a teacher, which looks once, says of the clips that it sees, by itself or through several masks.
 
         Args:
             like: logits of all clips, whose shapes count.
+            through: key → the layer and the mask there; None and None: as it is.
+
+        Returns:
+            key → its word.
         """
-        modality = self.modalities[name]
+        assert isinstance(x, Sights)
+        network, modality = self.teacher(name), self.modalities[name]
         if modality is None:
             present = torch.stack([x.present[own] for own in self.fused_widths(name)]).any(dim=0)
-            return Word(masked(self.teacher(name), x, layer, mask).logits, present)
+            looked = look(network, x)
+            return {key: Word(masked(network, looked, *at).logits, present) for key, at in through.items()}
         present = x.present[modality]
         rows = present.nonzero()[:, 0]
-        if not self.runs(self.teacher(name), rows):
-            return Word({head: torch.zeros_like(logits) for head, logits in like.items()}, present)
-        logits = masked(self.teacher(name), x.inputs[modality][rows], layer, mask).logits
-        return Word({head: spread(values, rows, len(present)) for head, values in logits.items()}, present)
+        if not self.runs(network, rows):
+            nothing = {head: torch.zeros_like(logits) for head, logits in like.items()}
+            return {key: Word(nothing, present) for key in through}
+        looked = look(network, x.inputs[modality][rows])
+        said = {key: masked(network, looked, *at).logits for key, at in through.items()}
+        return {
+            key: Word({head: spread(values, rows, len(present)) for head, values in logits.items()}, present)
+            for key, logits in said.items()
+        }
 
     def fused_widths(self, name: str) -> dict[str, int]:
         """Modality → width of the branches of a fused teacher."""
@@ -142,10 +163,14 @@ class Specialists(Together):
         assert isinstance(x, Sights)
         with torch.no_grad():
             output = Network.forward(self, x.inputs[self.sees])
-        said = {
-            specialist: self.word(name, x, output.logits, layer, self.masks[branch_key(specialist)])
-            for specialist, (name, layer) in self.names.items()
-        }
+        said: dict[str, Word] = {}
+        for name in self.modalities:
+            own = {
+                key: (layer, self.masks[branch_key(key)])
+                for key, (of, layer) in self.names.items()
+                if of == name
+            }
+            said |= self.words(name, x, output.logits, own)
         return output._replace(beside=said)
 
     def keep(self, losses: Mapping[str, float]) -> None:
@@ -155,6 +180,11 @@ class Specialists(Together):
                 self.least[number] = losses[specialist]
                 key = branch_key(specialist)
                 self.kept[key].load_state_dict(self.masks[key].state_dict())
+
+    def settle(self) -> "Specialists":
+        """Itself, with the best masks in place of those in training."""
+        self.masks.load_state_dict(self.kept.state_dict())
+        return self
 
     def specialist(self, specialist: str) -> "Specialist":
         """One teacher with its best mask, as a network of its own."""
@@ -172,14 +202,24 @@ class Specialist(Network):
 
     def forward(self, x: Tensor | Sights) -> Output:
         """Embed and classify clips through the mask."""
-        return masked(self, x, self.layer, self.mask)
+        return masked(self, look(self, x), self.layer, self.mask)
 
 
-def masked(network: Network, x: Tensor | Sights, layer: Layer | None, mask: nn.Module | None) -> Output:
-    """Return what a network makes of clips with `mask` at one of its layers, in one pass; without a mask, as it is."""
+def look(network: Network, x: Tensor | Sights) -> Seen:
+    """What the backbone of a network makes of clips, which `masked` concludes from, through one mask or another."""
     backbone = network.backbone
     if isinstance(backbone, FusedNetwork):
         assert isinstance(x, Sights)
+        return backbone.look(x)
+    seen: tuple[Tensor, Tensor] = backbone(x)
+    return seen
+
+
+def masked(network: Network, seen: Seen, layer: Layer | None, mask: nn.Module | None) -> Output:
+    """Return what a network makes of clips that it looked at, with `mask` at one of its layers; None: as it is."""
+    backbone = network.backbone
+    if isinstance(backbone, FusedNetwork):
+        assert isinstance(seen, Looked)
         change: MomentsChange | None = None
         if layer == "moments":
             masks = mask
@@ -188,13 +228,14 @@ def masked(network: Network, x: Tensor | Sights, layer: Layer | None, mask: nn.M
             def change(modality: str, moments: Tensor) -> Tensor:
                 return masks[branch_key(modality)](moments)
 
-        features, moments = backbone(x, change)
+        features, moments = backbone.conclude(seen, change)
         if layer == "features":
             assert mask is not None
             flags = len(backbone.widths)
             features = torch.cat([mask(features[:, :-flags]), features[:, -flags:]], dim=1)
         return Output(features, moments, network.heads(features))
-    features, moments = backbone(x)
+    assert not isinstance(seen, Looked)
+    features, moments = seen
     if layer == "moments":
         assert mask is not None
         moments = mask(moments)

@@ -18,6 +18,7 @@ from models.distill.mst import (
     Together,
     balance,
     gate_log_probs,
+    look,
     masked,
     new_mask,
     taught_gate,
@@ -136,7 +137,9 @@ def test_specialists_of_one_teacher_wear_one_mask_each():
     x, teacher = sights(), net.teacher("ears")
     said = net(x).beside
     for layer in LAYERS:
-        alone = masked(teacher, x.inputs["audio"], layer, net.masks[branch_key(f"ears-{layer}")]).logits
+        alone = masked(
+            teacher, look(teacher, x.inputs["audio"]), layer, net.masks[branch_key(f"ears-{layer}")]
+        ).logits
         torch.testing.assert_close(said[f"ears-{layer}"].logits["verb"], alone["verb"])
     assert not torch.equal(said["ears-moments"].logits["verb"], said["ears-features"].logits["verb"])
 
@@ -169,7 +172,7 @@ def test_a_mask_wide_open_is_the_teacher_and_a_shut_one_hears_nothing(layer):
             if isinstance(part, (MomentMask, ChannelMask)):
                 part.gate.weight.data.zero_()
                 part.gate.bias.data.fill_(bias)
-        said = masked(network, x, layer, mask).logits
+        said = masked(network, look(network, x), layer, mask).logits
         if expected is not None:
             torch.testing.assert_close(said["verb"], expected["verb"])
         else:
@@ -178,14 +181,16 @@ def test_a_mask_wide_open_is_the_teacher_and_a_shut_one_hears_nothing(layer):
 
 
 @pytest.mark.parametrize("name", ["both-moments", "both-features", "ears-moments", "ears-features"])
-def test_a_specialist_looks_at_a_clip_once(name):
+def test_a_teacher_looks_at_a_clip_once(name):
     net = specialists().eval()
     specialist, x = net.specialist(name), sights()
     looks = []
-    specialist.backbone.register_forward_hook(lambda *_: looks.append(1))
+    part = specialist.backbone.branch("rgb") if name.startswith("both") else specialist.backbone
+    part.register_forward_hook(lambda *_: looks.append(1))
     seen = specialist(x if name.startswith("both") else x.inputs["audio"])
     assert looks == [1]
     torch.testing.assert_close(seen.logits["verb"], net(x).beside[name].logits["verb"])
+    assert looks == [1, 1]  # once for both masks of a teacher
     torch.testing.assert_close(specialist.heads(seen.features)["verb"], seen.logits["verb"])
 
 

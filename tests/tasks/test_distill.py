@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from tasks.clips import Clip
-from tasks.distill import _Made, _settle, _students, _without_hints
+from tasks.distill import _bank, _Made, _settle, _students, _without_hints
 from tasks.params import Params, Training, parse
 from tasks.teach import Teachings
 
@@ -287,3 +288,13 @@ def test_nothing_is_tried_where_nothing_is_auto():
     found, tried = settled(by_temperature_weight_and_divergence)
     assert tried == []
     assert found.divergence == "forward_kl"
+
+
+def test_only_who_learns_from_hints_is_given_any(monkeypatch):
+    """A training is named by its whole lesson: hints that `kd` never looks at would have it done anew."""
+    monkeypatch.setattr("tasks.distill.load_bank", lambda *arguments: arguments[-1])
+    learner, _, student = settle(harmful)
+    learner = SimpleNamespace(workspace=SimpleNamespace(teachings=Path("artifacts/teachings")))
+    assert student.method.kind == "hints"
+    assert _bank(learner, student, 0, [], []) is True  # type: ignore[arg-type]
+    assert _bank(learner, _without_hints(student), 0, [], []) is False  # type: ignore[arg-type]

@@ -1,14 +1,18 @@
 """From teachings to lessons: absent teachers have no say, useless ones little, and no clip teaches itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from models.calibration import fit_temperature
 from tasks.clips import NO_LABEL, Clip, folds
+from tasks.learner import Hints
 from tasks.lessons import mixed
 from tasks.params import Ensemble
 from tasks.teach import Teachings
+from tasks.train_teacher import NO_FOLD
 
 LABELS = {"action": np.array([0, 1, 2, 0])}
 VAL_LABELS = {"action": np.array([0, 1, 2])}
@@ -94,6 +98,18 @@ def test_teachings_come_back_from_disk(tmp_path):
     assert np.array_equal(back.train["action"], said.train["action"])
     assert np.array_equal(back.train_present, said.train_present)
     assert np.array_equal(back.val["action"], said.val["action"])
+
+
+def test_hints_come_back_where_they_are_wanted(tmp_path):
+    """They are far larger than all else, and a lesson without them is another lesson."""
+    given = Hints(np.ones((4, 2, 3, 5), np.float16), np.array([0, 1, 0, NO_FOLD]), np.ones(4, bool))
+    replace(teacher(2.0), hints=given).save(tmp_path / "a.safetensors")
+    assert Teachings.load(tmp_path / "a.safetensors").hints is None
+    back = Teachings.load(tmp_path / "a.safetensors", hints=True).hints
+    assert back is not None
+    assert np.array_equal(back.moments, given.moments)
+    assert back.member.tolist() == given.member.tolist()
+    assert back.present.tolist() == [True, True, True, False]
 
 
 def clips(groups):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from tasks import distill, fuse, specialise, train_teacher
+from tasks import distill, fuse, precision, specialise, train_teacher
 from tasks.errors import UserError
 from tasks.params import Params
-from tasks.precision import refuse_garbage
+from tasks.precision import try_bfloat16
 
 
 class Faulty(nn.Conv2d):
@@ -65,18 +65,32 @@ def test_a_convolution_that_is_wrong_in_bfloat16_is_named(defect):
     with pytest.raises(
         UserError, match=r"params.yaml: audio: .*convolution stem of 2 × 5 × 3 .*wrongly"
     ) as found:
-        refuse_garbage(learner(Faulty(defect)))
+        try_bfloat16(learner(Faulty(defect)))
     assert "precision: float32" in str(found.value)
 
 
 def test_rounding_is_no_defect_and_float32_is_not_tried():
-    refuse_garbage(learner(nn.Conv2d(2, 3, 3, stride=2, padding=1)))
-    refuse_garbage(learner(Faulty(lambda y: y * torch.nan), precision="float32"))
+    try_bfloat16(learner(nn.Conv2d(2, 3, 3, stride=2, padding=1)))
+    try_bfloat16(learner(Faulty(lambda y: y * torch.nan), precision="float32"))
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(9.0, "take 9 times as long in bfloat16"), (0.5, "")])
+def test_a_processor_whose_bfloat16_is_emulated_is_told_of(seconds, told, capsys, monkeypatch):
+    tried = precision._tried
+
+    def measured(layer: Any, x: Any, arithmetic: torch.dtype, like: Any) -> Any:
+        return tried(layer, x, arithmetic, like)[0], seconds if arithmetic == torch.bfloat16 else 1.0
+
+    monkeypatch.setattr(precision, "_tried", measured)
+    try_bfloat16(learner(nn.Conv2d(2, 3, 3, stride=2, padding=1)))
+    said = capsys.readouterr().out
+    assert told in said
+    assert ("audio" in said and "precision: float32" in said) == bool(told)
 
 
 def test_another_training_than_the_learners_own_may_be_meant():
     with pytest.raises(UserError, match="wrongly"):
-        refuse_garbage(
+        try_bfloat16(
             learner(Faulty(lambda y: y * torch.nan), precision="float32"),
             SimpleNamespace(precision="bfloat16"),  # type: ignore[arg-type]
         )

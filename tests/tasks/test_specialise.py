@@ -142,14 +142,18 @@ def test_a_specialist_speaks_of_the_fold_that_it_did_not_see(
 ):
     train, validation = read_clips(workspace.index, "train"), read_clips(workspace.index, "val")
     bank = load_bank(workspace.specialists("mst"), NAMES, 0, train, validation)
-    learner = fuse.fused_learner(params, workspace, "both")
-    fold = train_teacher.fold_of(learner, train)
     made = [t["made"] for t in trainings if t["method"] == "mst_masks"]
-    (batch,) = learner._batches(train, 0, [[(0, 1)]])
-    for name in NAMES[:2]:
+    both = fuse.fused_learner(params, workspace, "both")
+    fold = train_teacher.fold_of(both, train)
+    for name in NAMES:
+        learner = (
+            both if name.startswith("both") else train_teacher.teacher_learner(params, workspace, "boxes")
+        )
+        row = int(np.flatnonzero(learner.seen(train))[0])
+        (batch,) = learner._batches(train, 0, [[(row, 1)]])
         with torch.inference_mode():
-            raw = made[fold[0]].specialist(name).eval()(batch.inputs).logits["noun"][0].numpy()
-        said = bank[name].train["noun"][0, 1]
+            raw = made[fold[row]].specialist(name).eval()(batch.inputs).logits["noun"][0].numpy()
+        said = bank[name].train["noun"][row, 1]
         assert raw / said == pytest.approx(np.full(3, raw[0] / said[0]), rel=1e-3)
     assert bank["both-moments"].train_present.all()
     assert bank["boxes-moments"].train_present.sum() == len(train) - 1

@@ -1,7 +1,6 @@
 """The one loop: exact resume, every clip once, rates as drawn, refusal of a loss that is no number."""
 
 import functools
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -145,16 +144,6 @@ def test_progress_is_the_share_of_steps_done_whoever_was_killed(tmp_path):
         fit(fresh(), course(tmp_path / "cut.pt", kill_after=1, done=before))
     fit(fresh(), course(tmp_path / "cut.pt", done=after))
     assert before + after == whole
-
-
-def test_a_training_that_two_stages_want_is_done_once(tmp_path):
-    done: list[float] = []
-    with ThreadPoolExecutor(2) as stages:
-        asked = [stages.submit(fit, fresh(), course(tmp_path / "a.pt", done=done)) for _ in range(2)]
-    (one, history), (other, history_of_other) = (stage.result() for stage in asked)
-    assert len(done) == 12  # the steps of one training
-    assert same(one, other)
-    assert history == history_of_other
 
 
 def test_a_finished_training_is_not_done_again(tmp_path):

@@ -1,0 +1,45 @@
+"""Two stages that want the same training: one does it, the other waits, and MLflow hears of both as they end."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.network import Network
+from tasks.clips import read_clips
+from tasks.learner import Learner
+from tasks.params import Params
+from tasks.stores import tracking
+from tasks.train_teacher import teacher_learner
+from tasks.training import Epoch
+
+
+@pytest.fixture
+def learner(
+    small_params: dict[str, Any], drawn_workspace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Learner:
+    monkeypatch.chdir(tmp_path)
+    return teacher_learner(Params.model_validate(small_params), drawn_workspace(tmp_path), "eyes")
+
+
+def test_a_training_that_two_stages_want_is_done_once(learner: Learner, capsys: pytest.CaptureFixture[str]):
+    clips = read_clips(learner.workspace.index, "train")
+
+    def trained() -> tuple[Network, list[Epoch]]:
+        return learner.train(clips, None, 0, 0)
+
+    with ThreadPoolExecutor(2) as stages:
+        asked = [stages.submit(trained) for _ in range(2)]
+    (one, history), (other, history_of_other) = (stage.result() for stage in asked)
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name])
+    assert history == history_of_other  # seconds among it: the second trained nothing
+    assert capsys.readouterr().out.count("another stage trains the same network, waiting for it") == 1
+
+    store = tracking.client(learner.workspace)
+    experiments = [experiment.experiment_id for experiment in store.search_experiments()]
+    runs = store.search_runs(experiments, "tags.stage = 'train_teacher'")
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+    assert sorted(run.data.tags["resumed"] for run in runs) == ["False", "True"]
