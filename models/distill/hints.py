@@ -5,9 +5,10 @@ things move in it, which a network of few RGB clips can hardly find by itself.
 
 Sources: Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, arXiv 1412.6550, equation 3; Crasto et al.,
 MARS: Motion-Augmented RGB Stream for Action Recognition, CVPR 2019, section 3.1 (hints across modalities). Here the
-hints are of moments in place of clips, and out-of-fold: they come from the one network of a cross-fitted teacher that
-never saw the clip, each network with a translation of its own. With the RGB teacher alone and λ_KD = 0 it is FitNets,
-but for its order: hints and labels are learnt together, from the last features in place of the middle ones.
+hints are of moments in place of clips. Those of a cross-fitted teacher are out-of-fold: they come from its one network
+that never saw the clip, each network with a translation of its own. A teacher of one network (`folds: 1`) hints at clips
+that it learned from. With the RGB teacher alone and λ_KD = 0 it is FitNets, but for its order: hints and labels are
+learnt together, from the last features in place of the middle ones.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,8 @@ class Hints(Taught):
 
     L = λ_KD KD + λ_GT CE + λ_H mean_m mean_{i,t} ‖W_{m,k(i)} f_{S,i,t} + b_{m,k(i)} − f_{m,i,t}‖² / width_m
 
-    with f the features of moment t of clip i and k(i) the network of teacher m that did not learn from the clip.
+    with f the features of moment t of clip i and k(i) the network of teacher m that did not learn from the clip, or its
+    only one.
 
     Attributes:
         hint_weight: λ_H.
