@@ -171,13 +171,12 @@ def with_fusion(params: dict[str, Any]) -> dict[str, Any]:
             "training": budget,
         }
     }
-    backbone = params["students"]["student"]["backbone"]
     masks = {"width": 6, "attention_heads": 3, "training": budget}
     params["specialists"] = {
         "masked": {
             "fused": "both",
             "auxiliaries": ["audio"],
-            "backbone": backbone,
+            "student": "rgb",
             "temperature": 4.0,
             "training": budget,
             "masks": masks,

@@ -145,7 +145,9 @@ class Specialists(Section):
 
     fused: Name = Field(description="The fused teacher.")
     auxiliaries: list[Name] = Field(min_length=1, description="Teachers of one modality each.")
-    backbone: Backbone = Field(description="Of the student that they are trained together with.")
+    student: Name = Field(
+        description="The teacher of RGB as which the student begins that they are trained together with."
+    )
     temperature: PositiveFloat = Field(description="τ, in both trainings.")
     training: Training = Field(description="Budget of the training together.")
     masks: MaskTraining
@@ -394,13 +396,17 @@ class Params(Section):
         _known(f"specialists.{name}.fused", specialists.fused, self.fused)
         for teacher in specialists.auxiliaries:
             _known(f"specialists.{name}.auxiliaries", teacher, self.teachers)
+        _known(f"specialists.{name}.student", specialists.student, self.teachers)
+        if self.teachers[specialists.student].modality != MODALITY:
+            raise ValueError(f"specialists.{name}.student: {specialists.student} does not see {MODALITY}")
         if name in (*self.teachers, *self.fused):
             raise ValueError(f"specialists.{name}: a teacher has that name already")
-        if any(self.folds(teacher) != self.folds(specialists.fused) for teacher in specialists.auxiliaries):
-            raise ValueError(
-                f"specialists.{name}.auxiliaries: all need as many folds as the fused teacher, so that no specialist "
-                "saw the clips it teaches"
-            )
+        for field, teachers in (("auxiliaries", specialists.auxiliaries), ("student", [specialists.student])):
+            if any(self.folds(teacher) != self.folds(specialists.fused) for teacher in teachers):
+                raise ValueError(
+                    f"specialists.{name}.{field}: all need as many folds as the fused teacher, so that no specialist "
+                    "saw the clips it teaches"
+                )
 
     def folds(self, teacher: str) -> int:
         """How many folds a teacher has; a fused one as many as its branches, specialists as their teachers."""

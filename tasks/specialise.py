@@ -4,8 +4,9 @@ Fold by fold, like everything about teachers: the members k of fused and auxilia
 together on the clips outside fold k, then masked; the specialists of fold k speak of fold k. So stage 3 is a student
 like any other, whose lesson holds out-of-fold predictions of each specialist.
 
-The students of stage 1 are there for the teachers to turn to; stage 3 begins anew. It has one network, they are as many
-as folds, and a student that had been trained twice could not be held against the baseline.
+The students of stage 1 are there for the teachers to turn to. They begin as the teachers of RGB do, trained on the same
+clips: one that begins anew drags all others down to what it knows (docs/results.md). Stage 3 begins anew. It has one
+network, they are as many as folds, and a student that had been trained twice could not be held against the baseline.
 """
 
 from collections.abc import Mapping
@@ -73,9 +74,6 @@ def run(params: Params, workspace: Workspace, item: str | None) -> None:
     train, validation = taught_clips(workspace.index), read_clips(workspace.index, "val")
     labelled = [clip for clip in train if clip.labelled]
     joint = _joint_learner(params, workspace, item)
-    own = replace(joint, spec=_own(joint))
-    own.check()
-    try_bfloat16(own)
     masks = MaskLearner(
         **{
             **vars(joint),
@@ -86,9 +84,9 @@ def run(params: Params, workspace: Workspace, item: str | None) -> None:
     )
     learners = {entry.fused: fused_learner(params, workspace, entry.fused)}
     learners |= {name: teacher_learner(params, workspace, name) for name in entry.auxiliaries}
-    for learner in learners.values():
+    for learner in (teacher_learner(params, workspace, entry.student), *learners.values()):
         for training in (entry.training, entry.masks.training):
-            try_bfloat16(learner, training)
+            try_bfloat16(replace(learner, name=item), training)
     histories: dict[tuple[int, int], list[Epoch]] = {}
     validated: dict[str, dict[str, Any]] = {name: {} for name in entry.names}
     with new_folder(workspace.specialists(item)) as folder:
@@ -100,10 +98,11 @@ def run(params: Params, workspace: Workspace, item: str | None) -> None:
                 )
                 for name in learners
             }
+            students = Committee.load(workspace.teacher(entry.student) / f"seed-{seed}")
             made = []
             for member in range(params.folds(item)):
                 network, histories[seed, member] = _specialised(
-                    joint, masks, teachers, _taught(joint, labelled, member), seed, member
+                    joint, masks, students, teachers, _taught(joint, labelled, member), seed, member
                 )
                 made.append(network)
             speakers = {}
@@ -144,7 +143,7 @@ def _joint_learner(params: Params, workspace: Workspace, name: str) -> Learner:
             modality_params=senses,
             views=params.views,
             heads=params.data.heads,
-            backbone=entry.backbone,
+            backbone=params.teachers[entry.student].backbone,
         ),
         training=entry.training,
         method=Joint(kind="mst_joint", temperature=entry.temperature),
@@ -155,12 +154,6 @@ def _joint_learner(params: Params, workspace: Workspace, name: str) -> Learner:
             if own.covers(shards.rows(clip.video).get(MODALITY), clip)
         ],
     )
-
-
-def _own(joint: Learner) -> Spec:
-    """What builds the student."""
-    own = joint.params.modalities[MODALITY]
-    return joint.spec.model_copy(update={"modality_params": own})
 
 
 def _taught(joint: Learner, train: list[Clip], member: int) -> list[Clip]:
@@ -180,6 +173,7 @@ def _taught(joint: Learner, train: list[Clip], member: int) -> list[Clip]:
 def _specialised(
     joint: Learner,
     masks: MaskLearner,
+    students: Committee,
     teachers: Mapping[str, Committee],
     clips: list[Clip],
     seed: int,
@@ -187,9 +181,8 @@ def _specialised(
 ) -> tuple[Specialists, list[Epoch]]:
     """The specialists of one fold, and what the training of their masks came to."""
     params, entry = joint.params, joint.params.specialists[joint.name]
-    torch.manual_seed(int(np.random.SeedSequence([seed, member, 3]).generate_state(1)[0]))
     begin = Together(
-        _own(joint).new_network(),
+        students.members[member],
         {name: committee.members[member] for name, committee in teachers.items()},
         {name: None if name in params.fused else params.teachers[name].modality for name in teachers},
         MODALITY,

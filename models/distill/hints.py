@@ -6,9 +6,9 @@ things move in it, which a network of few RGB clips can hardly find by itself.
 Sources: Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, arXiv 1412.6550, equation 3; Crasto et al.,
 MARS: Motion-Augmented RGB Stream for Action Recognition, CVPR 2019, section 3.1 (hints across modalities). Here the
 hints are of moments in place of clips. Those of a cross-fitted teacher are out-of-fold: they come from its one network
-that never saw the clip, each network with a translation of its own. A teacher of one network (`folds: 1`) hints at clips
-that it learned from. With the RGB teacher alone and λ_KD = 0 it is FitNets, but for its order: hints and labels are
-learnt together, from the last features in place of the middle ones.
+that never saw the clip, each network with a translation of its own. A teacher of one network (`folds: 1`) hints at
+clips that it learned from. With the RGB teacher alone and λ_KD = 0 it is FitNets, but for its order: hints and labels
+are learnt together, from the last features in place of the middle ones.
 """
 
 from collections.abc import Mapping

@@ -42,7 +42,7 @@ GATED = """\
 
 def of_several(params: dict[str, Any]) -> dict[str, Any]:
     """Sections of a fused teacher of two and of specialists made from it."""
-    budget, backbone = (params["students"]["student"][key] for key in ("training", "backbone"))
+    budget = params["students"]["student"]["training"]
     umt = {
         "teachers": ["rgb", "audio"],
         "kind": "auto",
@@ -51,7 +51,7 @@ def of_several(params: dict[str, Any]) -> dict[str, Any]:
         "training": budget,
     }
     masks = {"width": 6, "attention_heads": 3, "training": budget}
-    mst = {"fused": "umt", "auxiliaries": ["audio"], "backbone": backbone, "temperature": 4.0}
+    mst = {"fused": "umt", "auxiliaries": ["audio"], "student": "rgb", "temperature": 4.0}
     return {"fused": {"umt": umt}, "specialists": {"mst": mst | {"training": budget, "masks": masks}}}
 
 

@@ -107,7 +107,7 @@ def in_bfloat16(small_params: dict[str, Any]) -> Params:
     values["specialists"]["mst"] = {
         "fused": "both",
         "auxiliaries": ["boxes"],
-        "backbone": values["teachers"]["eyes"]["backbone"],
+        "student": "eyes",
         "temperature": 4.0,
         "training": training,
         "masks": {"width": 6, "attention_heads": 3, "training": training},

@@ -13,6 +13,7 @@ from tasks import distill, fuse, specialise, train_teacher
 from tasks.clips import read_clips
 from tasks.layout import Workspace
 from tasks.learner import Learner
+from tasks.networks import Committee
 from tasks.params import Params
 from tasks.teach import load_bank
 
@@ -28,12 +29,12 @@ def params(small_params: dict[str, Any]) -> Params:
     for teacher in values["teachers"].values():
         teacher["folds"] = 2
     values["fused"]["both"]["kind"] = "head"
-    backbone, training = (values["students"]["baseline"][name] for name in ("backbone", "training"))
+    training = values["students"]["baseline"]["training"]
     values["specialists"] = {
         "mst": {
             "fused": "both",
             "auxiliaries": ["boxes"],
-            "backbone": backbone,
+            "student": "eyes",
             "temperature": 4.0,
             "training": training,
             "masks": {"width": 6, "attention_heads": 3, "training": training},
@@ -78,7 +79,8 @@ def workspace(
         self: Learner, clips: Any, lessons: Any, seed: int, member: int, *rest: Any, **more: Any
     ) -> Any:
         made = train(self, clips, lessons, seed, member, *rest, **more)
-        trainings.append({"method": self.method.kind, "member": member, "clips": clips, "made": made[0]})
+        told = {"method": self.method.kind, "member": member, "clips": clips, "made": made[0]}
+        trainings.append(told | {"begin": more.get("begin")})
         return made
 
     with pytest.MonkeyPatch.context() as patch:
@@ -113,6 +115,17 @@ def test_no_training_of_a_fold_sees_the_fold(
     ]
     for training in staged:
         assert {own[clip.clip_id] for clip in training["clips"]} == {1 - training["member"]}
+
+
+def test_all_begin_as_they_were_trained(workspace: Workspace, trainings: list[dict[str, Any]]):
+    """The student too: as the RGB teacher's network of the same fold."""
+    began = [t["begin"] for t in trainings if t["method"] == "mst_joint"]
+    eyes = Committee.load(workspace.teacher("eyes") / "seed-0")
+    both = Committee.load(workspace.fused("both") / "seed-0")
+    for together, student, teacher in zip(began, eyes.members, both.members, strict=True):
+        for network, trained in ((together, student), (together.teacher("both"), teacher)):
+            for name, value in trained.state_dict().items():
+                assert torch.equal(value, network.state_dict()[name])
 
 
 def test_masks_were_trained_and_the_best_were_kept(trainings: list[dict[str, Any]], workspace: Workspace):
@@ -173,6 +186,7 @@ def test_the_student_tells_where_its_gate_sent_the_clips(workspace: Workspace):
     [
         ({"fused": "boxes"}, "there is no 'boxes'"),
         ({"auxiliaries": ["box"]}, "did you mean 'boxes'"),
+        ({"student": "boxes"}, r"specialists.mst.student: boxes does not see rgb"),
         ({"masks": {"width": 7, "attention_heads": 3}}, "divide width"),
     ],
 )

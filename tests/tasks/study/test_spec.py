@@ -192,8 +192,7 @@ def test_a_method_of_fused_teachers_stays_and_one_of_lost_specialists_is_left_ou
         "{epochs: 2, batch: 4, learning_rate: 0.1, weight_decay: 0.0, warmup_epochs: 0, decay: linear, "
         "clip_norm: 1.0, ema: 0.0, precision: float32, devices: 1}"
     )
-    rest = "backbone: {kind: frames, name: test_resnet, pretrained: false, temporal: mean, normalise: clip, "
-    rest += f"dropout: 0.0, drop_path: 0.0}}, temperature: 4.0, training: {training}, "
+    rest = f"student: rgb, temperature: 4.0, training: {training}, "
     rest += f"masks: {{width: 6, attention_heads: 3, training: {training}}}"
     method = "kind: mst, temperature: 4.0, top_k: 1, distillation_weight: 1.0, balance_weight: 1.0, "
     method += "gate_weight: 1.0, gate_temperature: 1.0, gate_width: 8, head_weights: null"
@@ -244,10 +243,10 @@ def test_an_import_does_without_students_of_specialists_and_senses_that_the_stud
     base["specialists"]["mst"] = {
         "fused": "umt",
         "auxiliaries": ["flow"],
+        "student": "rgb",
         "temperature": 4.0,
         "training": training,
     }
-    base["specialists"]["mst"]["backbone"] = base["teachers"]["rgb"]["backbone"]
     base["specialists"]["mst"]["masks"] = {"width": 6, "attention_heads": 3, "training": training}
     like = base["students"]["baseline"]
     base["students"]["shown"] = like | {"learns_from": "artifacts/teachers", "method": omnivorous}
