@@ -1,7 +1,8 @@
 """What trained networks say of clips."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,11 +13,13 @@ from tasks.clips import Clip
 from tasks.errors import UserError
 from tasks.gathering import summed
 from tasks.networks import Committee
-from tasks.progress import Progress
 from tasks.senses import SharedShards
 from tasks.settings import settings
 from tasks.shards import Shards
 from tasks.views import View, evaluation_views, training_view
+
+if TYPE_CHECKING:
+    from tasks.progress import Progress
 
 
 def device() -> torch.device:
@@ -141,7 +144,7 @@ def _logits(
     places = [(int(row), number) for row in np.flatnonzero(seen) for number in range(count)]
     mine = ranks.share(chunks(places, batch))
     shown = batches(spec.modality_params, shards, clips, spec.views.size, mine, view, seed)
-    with Progress(title, sum(map(len, mine)), "views") if title else nullcontext() as progress:
+    with _progress(title, sum(map(len, mine))) as progress:
         for rendered in shown:
             output = committee.output(rendered.to(there).inputs)
             said = [(filled, output.logits)]
@@ -162,3 +165,15 @@ def _logits(
         if array is not None:
             summed(array)  # of the ranks, each of which saw other batches
     return filled, seen
+
+
+def _progress(title: str, views: int) -> "AbstractContextManager[Progress | None]":
+    """Progress over so many views; none without a title.
+
+    A served model, which shows none, does without the library that draws it.
+    """
+    if not title:
+        return nullcontext()
+    from tasks.progress import Progress
+
+    return Progress(title, views, "views")

@@ -431,14 +431,14 @@ def test_from_s3(clone: Workspace, source: Path, monkeypatch: pytest.MonkeyPatch
 def test_what_was_made_of_absent_teachers_goes_with_them(clone, source):
     """The source has sound and no boxes: who needs boxes shrinks or goes, and no student is left without a teacher."""
     document = yaml.safe_load(clone.params.read_text())
-    budget, backbone = (document["students"]["student"][key] for key in ("training", "backbone"))
+    budget = document["students"]["student"]["training"]
     fused = {"kind": "auto", "feature_weight": 10.0, "dropout": 0.2, "training": budget}
     document["fused"] = {
         "three": {"teachers": ["rgb", "audio", "detections"], **fused},
         "two": {"teachers": ["rgb", "detections"], **fused},
     }
     masks = {"width": 6, "attention_heads": 3, "training": budget}
-    specialists = {"backbone": backbone, "temperature": 4.0, "training": budget, "masks": masks}
+    specialists = {"student": "rgb", "temperature": 4.0, "training": budget, "masks": masks}
     document["specialists"] = {
         "kept": {"fused": "three", "auxiliaries": ["audio", "detections"], **specialists},
         "gone": {"fused": "two", "auxiliaries": ["audio"], **specialists},
