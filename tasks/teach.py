@@ -8,7 +8,7 @@ nobody labelled a clip was seen by no network: its teachings are the mean of all
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -128,11 +128,10 @@ def teach(
         hints: keep the features of every moment too.
     """
     member = np.array(fold_of(learner, train))
-    unseen, seen, given = _by_who_never_saw(learner, committee, train, member, seed, hints)
-    calibrated = _calibrated(learner, train, member, unseen, seen, committee.temperature)
+    unseen, seen, given = _by_who_never_saw(learner, committee, train, member, seed, hints, {})
     said, heard = training_view_logits(committee, learner.shards, validation, seed)
-    val = {head: values / np.float32(committee.temperature[head]) for head, values in said.items()}
-    return Teachings(calibrated, seen, val, heard, given)
+    raw = Teachings(unseen, seen, said, heard, given)
+    return _calibrated(learner, raw, train, member, committee.temperature)
 
 
 def teach_beside(
@@ -149,43 +148,41 @@ def teach_beside(
         learner: what the committee's networks share.
         speakers: name → a learner whose clips they see, and the temperature of each head.
     """
-
-    def nothing(clips: list[Clip]) -> dict[str, dict[str, np.ndarray]]:
-        return {name: _no_logits(committee, clips) for name in speakers}
-
     member = np.array(fold_of(learner, train))
-    unseen, said = nothing(train), nothing(validation)
+    unseen, said = (
+        {name: _no_logits(committee, clips) for name in speakers} for clips in (train, validation)
+    )
     _by_who_never_saw(learner, committee, train, member, seed, False, unseen)
     training_view_logits(committee, learner.shards, validation, seed, beside=said)
     taught = {}
     for name, (own, temperature) in speakers.items():
-        seen, heard = own.seen(train), own.seen(validation)
-        calibrated = _calibrated(learner, train, member, unseen[name], seen, temperature)
-        val = {head: values / np.float32(temperature[head]) for head, values in said[name].items()}
-        taught[name] = Teachings(calibrated, seen, val, heard, None)
+        raw = Teachings(unseen[name], own.seen(train), said[name], own.seen(validation), None)
+        taught[name] = _calibrated(learner, raw, train, member, temperature)
     return taught
 
 
 def _calibrated(
-    learner: Learner,
-    clips: list[Clip],
-    member: np.ndarray,
-    logits: Mapping[str, np.ndarray],
-    seen: np.ndarray,
-    temperature: Mapping[str, float],
-) -> dict[str, np.ndarray]:
-    """Logits of training views over the temperature of who said them: a single network out-of-fold, or all."""
-    labels = label_indices(clips, learner.params.data.heads)
+    learner: Learner, raw: Teachings, train: list[Clip], member: np.ndarray, temperature: Mapping[str, float]
+) -> Teachings:
+    """Raw logits over the temperature of who said them: of training clips a single network out-of-fold, else all.
+
+    Args:
+        raw: of the clips `train`.
+        member: int64 (clips,), who speaks of each training clip.
+        temperature: head → that of all networks together.
+    """
+    labels = label_indices(train, learner.params.data.heads)
     calibrated = {}
-    for head, values in logits.items():
-        divisor = np.full(len(clips), temperature[head], np.float32)
+    for head, values in raw.train.items():
+        divisor = np.full(len(train), temperature[head], np.float32)
         if learner.params.folds(learner.name) > 1:
-            rows = seen & (labels[head] != NO_LABEL)
+            rows = raw.train_present & (labels[head] != NO_LABEL)
             flat = torch.from_numpy(values[rows].reshape(-1, values.shape[-1]))
             truth = torch.from_numpy(labels[head][rows]).repeat_interleave(values.shape[1])
             divisor[member != NO_FOLD] = fit_temperature(flat, truth)
         calibrated[head] = values / divisor[:, None, None]
-    return calibrated
+    val = {head: values / np.float32(temperature[head]) for head, values in raw.val.items()}
+    return replace(raw, train=calibrated, val=val)
 
 
 def _no_logits(committee: Committee, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
@@ -204,7 +201,7 @@ def _by_who_never_saw(
     member: np.ndarray,
     seed: int,
     wanted: bool,
-    beside: Mapping[str, dict[str, np.ndarray]] | None = None,
+    beside: Mapping[str, dict[str, np.ndarray]],
 ) -> tuple[dict[str, np.ndarray], np.ndarray, Hints | None]:
     """Raw logits of every training view, which clips were seen, and hints.
 
@@ -224,7 +221,7 @@ def _by_who_never_saw(
         shown = [clips[row] for row in rows]
         speaker = committee if fold == NO_FOLD else committee.alone(fold)
         own = np.zeros((len(rows), *moments.shape[1:]), np.float32) if wanted and fold != NO_FOLD else None
-        others = {name: _no_logits(committee, shown) for name in beside or {}}
+        others = {name: _no_logits(committee, shown) for name in beside}
         said, there = training_view_logits(
             speaker,
             learner.shards,
@@ -235,10 +232,7 @@ def _by_who_never_saw(
             title=f"teach {learner.name} seed {seed}",
         )
         seen[rows] = there
-        for arrays, found in [
-            (logits, said),
-            *(((beside or {})[name], found) for name, found in others.items()),
-        ]:
+        for arrays, found in [(logits, said), *((beside[name], others[name]) for name in beside)]:
             for head, values in found.items():
                 arrays[head][rows] = values
         if own is not None:

@@ -86,7 +86,7 @@ class Together(Network, Partial):
     def words(
         self,
         name: str,
-        x: Tensor | Sights,
+        x: Sights,
         like: Logits,
         through: Mapping[str, tuple[Layer | None, nn.Module | None]],
     ) -> dict[str, Word]:
@@ -99,7 +99,6 @@ class Together(Network, Partial):
         Returns:
             key → its word.
         """
-        assert isinstance(x, Sights)
         network, modality = self.teacher(name), self.modalities[name]
         if modality is None:
             present = torch.stack([x.present[own] for own in self.fused_widths(name)]).any(dim=0)

@@ -204,7 +204,11 @@ def asked(root: Path) -> dict[str, Any]:
     params = Params.model_validate(json.loads((root / "params.json").read_text(encoding="utf-8")))
     learner = teacher_learner(params, Workspace(root), "boxes")
     torch.manual_seed(5)
-    committee = Committee(learner.spec, [learner.spec.new_network()], {})
+    network = learner.spec.new_network()
+    network.register_forward_hook(
+        lambda _, __, output: output._replace(beside={"echo": Word(output.logits, torch.ones(0))})
+    )
+    committee = Committee(learner.spec, [network], {})
     rendered = []
 
     def counted(*arguments: Any) -> Any:
@@ -215,14 +219,23 @@ def asked(root: Path) -> dict[str, Any]:
     clips = learner.validation
     moments = np.zeros((len(clips), 2, 4, 16), np.float32)
     features = np.zeros((len(clips), 2, 16), np.float16)
+    echo = {head: np.zeros((len(clips), 2, len(of)), np.float32) for head, of in learner.spec.heads.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference, "batches", counted)
         said, seen = inference.training_view_logits(
-            committee, learner.shards, clips, 0, batch=3, moments=moments, features=features
+            committee,
+            learner.shards,
+            clips,
+            0,
+            batch=3,
+            moments=moments,
+            features=features,
+            beside={"echo": echo},
         )
     found = {"seen": seen, "moments": moments, "features": features}
     return {
         "said": {head: torch.from_numpy(values) for head, values in said.items()},
+        "echo": {head: torch.from_numpy(values) for head, values in echo.items()},
         **{name: torch.from_numpy(values) for name, values in found.items()},
         "rendered": rendered,
     }
@@ -313,6 +326,7 @@ def test_every_view_of_an_odd_number_of_clips_is_seen_once(root: Path, by_two: l
     for made in by_two:
         for head, values in alone["said"].items():
             assert torch.equal(made["asked"]["said"][head], values)
+            assert torch.equal(made["asked"]["echo"][head], values)
         for name in ("seen", "moments", "features"):
             assert torch.equal(made["asked"][name], alone[name])
 

@@ -172,6 +172,22 @@ def test_a_specialist_speaks_of_the_fold_that_it_did_not_see(
     assert bank["boxes-moments"].train_present.sum() == len(train) - 1
 
 
+def test_of_clips_that_no_fold_saw_all_specialists_speak_together(
+    workspace: Workspace, params: Params, trainings: list[dict[str, Any]]
+):
+    learner = fuse.fused_learner(params, workspace, "both")
+    made = [t["made"].eval() for t in trainings if t["method"] == "mst_masks"]
+    (batch,) = learner._batches(read_clips(workspace.index, "train"), 0, [[(0, 1), (2, 0)]])
+    together = Committee(learner.spec, made, {}).output(batch.inputs).beside
+    with torch.inference_mode():
+        apart = [network(batch.inputs).beside for network in made]
+    for name in NAMES:
+        for head, said in together[name].logits.items():
+            mean = (apart[0][name].logits[head] + apart[1][name].logits[head]) / 2
+            assert torch.allclose(said, mean)
+            assert not torch.allclose(said, apart[0][name].logits[head])
+
+
 def test_the_student_tells_where_its_gate_sent_the_clips(workspace: Workspace):
     about = json.loads((workspace.student("student") / "student.json").read_text())
     assert (about["role"], about["method"], about["inference_modalities"]) == ("student", "mst", ["rgb"])
