@@ -397,8 +397,12 @@ class Params(Section):
         for teacher in specialists.auxiliaries:
             _known(f"specialists.{name}.auxiliaries", teacher, self.teachers)
         _known(f"specialists.{name}.student", specialists.student, self.teachers)
-        if self.teachers[specialists.student].modality != MODALITY:
-            raise ValueError(f"specialists.{name}.student: {specialists.student} does not see {MODALITY}")
+        of_rgb = [teacher for teacher, entry in self.teachers.items() if entry.modality == MODALITY]
+        if specialists.student not in of_rgb:
+            raise ValueError(
+                f"specialists.{name}.student: {specialists.student} does not see {MODALITY}, as a student does; "
+                f"teachers that do: {', '.join(of_rgb) or 'none'}"
+            )
         if name in (*self.teachers, *self.fused):
             raise ValueError(f"specialists.{name}: a teacher has that name already")
         for field, teachers in (("auxiliaries", specialists.auxiliaries), ("student", [specialists.student])):

@@ -202,7 +202,10 @@ def test_the_student_tells_where_its_gate_sent_the_clips(workspace: Workspace):
     [
         ({"fused": "boxes"}, "there is no 'boxes'"),
         ({"auxiliaries": ["box"]}, "did you mean 'boxes'"),
-        ({"student": "boxes"}, r"specialists.mst.student: boxes does not see rgb"),
+        (
+            {"student": "boxes"},
+            "specialists.mst.student: boxes does not see rgb, as a student does; teachers that do: eyes",
+        ),
         ({"masks": {"width": 7, "attention_heads": 3}}, "divide width"),
     ],
 )
