@@ -26,7 +26,10 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
+# DVC's own scratch would be shared by all users of the machine, and is read by pickle.
+data: export DVC_SITE_CACHE_DIR ?= $(CURDIR)/.understudy/dvc
 data: $(READY)
+	@mkdir -p .understudy && mkdir -p -m 700 $(DVC_SITE_CACHE_DIR)
 	@$(BIN)/dvc checkout --quiet data.dvc 2>/dev/null || $(BIN)/dvc pull --quiet --remote sample data.dvc
 
 demo: data

@@ -104,9 +104,8 @@ def _link_to_mlflow(workspace: Workspace) -> None:
     found = tracking.client(workspace).get_experiment_by_name(name)
     if found is None:  # no training was there yet
         return
-    server = urlsplit(tracking.store_uri(workspace))
-    host = server.netloc.rpartition("@")[2]  # without a password
-    page = urlunsplit((server.scheme, host, server.path.rstrip("/") + "/", "", ""))
+    server = urlsplit(tracking.without_password(tracking.store_uri(workspace), workspace))
+    page = urlunsplit((server.scheme, server.netloc, server.path.rstrip("/") + "/", "", ""))
     create_link_artifact(
         f"{page}#/experiments/{found.experiment_id}",
         key="mlflow",

@@ -22,6 +22,8 @@ LOST_AFTER = timedelta(seconds=3 * HEARTBEAT_S)
 UNSTARTED_AFTER = timedelta(minutes=30)
 """From the worker that takes a run to its first line: the first `dvc pull` of all data lies between (flows/newest.py),
 or a pod that waits for its image (infra/kubernetes/pool.json allows it 15 min)."""
+LATE_AFTER = timedelta(minutes=30)
+"""A scheduled run may wait so long for the run before it; then the coordinator's machine is probably dead."""
 AGAIN_AFTER = timedelta(seconds=60)
 """A worker that gets its crashed run back before it has put it away calls it crashed once more, or dies of it; on a
 loaded machine putting away takes 20 s."""
@@ -41,12 +43,18 @@ _DEPLOYED: ResourceSpecificationDict = {
     "prefect.resource.id": "prefect.deployment.*",
 }
 _STAGE = STAGE_DEPLOYMENT.partition("/")[2]
+_AWAITED = ["nightly", "weekly"]
+"""Deployments of whose silence somebody must hear; the hourly one waits while a night is going on."""
 _RUN_TEXT = (
     "{{ flow.name }} ({{ flow_run.name }}): {{ event.resource['prefect.state-name'] }} in start "
     "{{ event.resource['prefect.run-count'] }}. {{ event.resource['prefect.state-message'] }} {{ flow_run|ui_url }}"
 )
 _LOST = f"No sign of life for {LOST_AFTER.seconds} s."
 _UNSTARTED = f"Its worker did not start it within {UNSTARTED_AFTER.seconds} s."
+_LATE_TEXT = (
+    "{{ flow.name }} ({{ flow_run.name }}): scheduled, and no worker of its queue took it for "
+    f"{LATE_AFTER.seconds // 60} min. Is the coordinator's machine up? " + "{{ flow_run|ui_url }}"
+)
 _VERSION_TEXT = "{{ event.resource['prefect.resource.name'] }} %s: {{ event.payload['summary'] }}"
 _VERSIONS = [
     ("tell of better challengers", CHALLENGER_BEATS_CHAMPION, "beats the champion"),
@@ -136,6 +144,21 @@ def notifications(block: UUID) -> list[AutomationCore]:
                 threshold=1,
             ),
             actions=[CallWebhook(block_document_id=block, payload=_as_json(_RUN_TEXT))],
+        ),
+        AutomationCore(
+            name="understudy: tell of runs that nobody takes",
+            description="Calls the webhook when a scheduled nightly or weekly run is late and no worker takes it.",
+            trigger=EventTrigger(
+                match=_A_RUN,
+                match_related=[_OURS, _DEPLOYED | {"prefect.resource.name": _AWAITED}],
+                for_each={"prefect.resource.id"},
+                after={"prefect.flow-run.Late"},
+                expect={"prefect.flow-run.Pending", "prefect.flow-run.Running", *_ENDS},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=LATE_AFTER,
+            ),
+            actions=[CallWebhook(block_document_id=block, payload=_as_json(_LATE_TEXT))],
         ),
         *(_of_a_version(block, *about) for about in _VERSIONS),
     ]

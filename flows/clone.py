@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ import yaml
 from flows import disk
 from tasks.atomic import write_text
 from tasks.errors import InfrastructureError, UserError
-from tasks.settings import settings
+from tasks.settings import dvc_scratch, settings
 
 ENDING_S = 15.0
 """How long a new run waits for the processes of a killed one to be gone."""
@@ -38,10 +37,8 @@ class Clone:
 
     @property
     def dvc_site(self) -> Path:
-        """DVC's own scratch, for this user's eyes only: the default is world-writable and read by pickle."""
-        folder = Path(os.environ.get("DVC_SITE_CACHE_DIR", self.work / "dvc"))
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
+        """DVC's own scratch, see `dvc_scratch`."""
+        return dvc_scratch(self.root)
 
     def log(self, stage: str) -> Path:
         """The file that holds what `stage` printed when it last ran."""
@@ -80,6 +77,15 @@ class Clone:
         # --no-optional-locks: killed, it would leave an index.lock that is in the way of every checkout
         status = self.git("--no-optional-locks", "status", "--porcelain", "--untracked-files=normal")
         return [entry[3:] for entry in status.splitlines() if entry[3:] != "dvc.lock"]
+
+    def refuse_changes(self, remedy: str) -> None:
+        """Raise UserError where files differ from the commit, which a checkout would overwrite.
+
+        Args:
+            remedy: what whoever changed them may do.
+        """
+        if changed := self.uncommitted():
+            raise UserError(f"{', '.join(changed[:3])} in {self.root} is not committed", remedy=remedy)
 
     def fetch(self) -> None:
         """Get the commits that are new where this was cloned from.
@@ -153,7 +159,7 @@ class Clone:
         Dropping them is safe: stages that dvc.lock no longer names come back from DVC's run-cache, and the
         rwlock only names processes that are running.
         """
-        if not _reads(self.root / "dvc.lock", yaml.safe_load):
+        if not _reads(self.root / "dvc.lock", _lock_file):
             (self.root / "dvc.lock").replace(self.work / "dvc.lock.broken")
         if not _reads(self.root / ".dvc" / "tmp" / "rwlock", json.loads):
             write_text(self.root / ".dvc" / "tmp" / "rwlock", "{}")
@@ -195,6 +201,17 @@ def _lock(descriptor: int, name: str) -> None:
                     remedy="wait for it, or end it, and try again",
                 ) from None
             time.sleep(0.2)
+
+
+def _lock_file(text: str) -> object:
+    """A dvc.lock as DVC reads it: half a file may be YAML all the same."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from voluptuous import Invalid
+
+    try:
+        return COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(text))
+    except Invalid as error:
+        raise ValueError(str(error)) from None
 
 
 def _reads(file: Path, parse: Callable[[str], object]) -> bool:

@@ -284,7 +284,7 @@ def _mlflow(clone: Clone) -> str:
     from tasks.stores import tracking
 
     workspace = Workspace(clone.root)
-    uri = tracking.store_uri(workspace)
+    uri = tracking.without_password(tracking.store_uri(workspace), workspace)
     import mlflow
 
     if Path(mlflow.__file__ or clone.root / "mlflow").is_relative_to(clone.root / "mlflow"):
@@ -294,8 +294,9 @@ def _mlflow(clone: Clone) -> str:
         client.search_experiments(max_results=1)
         versions = client.search_model_versions("name = 'understudy-student'")
     except Exception as error:  # every store has its own
+        said = tracking.without_password(str(error), workspace)
         raise Trouble(
-            f"{uri} does not answer: {error}", "start the server or unset MLFLOW_TRACKING_URI"
+            f"{uri} does not answer: {said}", "start the server or unset MLFLOW_TRACKING_URI"
         ) from None
     if not os.environ.get("MLFLOW_TRACKING_URI") and not os.access(clone.work, os.W_OK):
         raise Trouble(f"{clone.work} is not writable", "set UNDERSTUDY_WORK to a folder that is")

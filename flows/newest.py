@@ -17,13 +17,14 @@ def check_out_newest() -> dict[str, str]:
         the folder that the flow starts in.
 
     Raises:
-        UserError: another run is going on in the clone, or nobody pushed the data.
+        UserError: another run is going on in the clone, somebody changed files there, or nobody pushed the data.
         InfrastructureError: git cannot reach where it was cloned from, or the DVC remote failed, again and again; or
             the disk is full.
     """
     clone = of_flow(None)
     with clone.only_run() as lock:
         clone.finish_check_out(lock)
+        clone.refuse_changes("a coordinator's clone follows its origin: commit and push it, or drop it")
         clone.fetch()
         clone.check_out("origin/HEAD", lock)
         remote.take_tracked(clone)

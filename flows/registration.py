@@ -10,7 +10,7 @@ from typing import Any
 from flows.clone import Clone
 from flows.infra import APPROVAL_DEPLOYMENT
 from tasks.atomic import file_digest
-from tasks.errors import InfrastructureError
+from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
 from tasks.params import load
 
@@ -25,6 +25,7 @@ def ensure_registered(clone: Clone) -> str:
     process of its own: importing MLflow takes seconds that a pipeline without a release need not pay.
 
     Raises:
+        UserError: a file of the release is not what was packaged.
         InfrastructureError: the tracking server or its registry could not be used.
     """
     done = subprocess.run(
@@ -39,7 +40,8 @@ def ensure_registered(clone: Clone) -> str:
         # what MLflow logs may stand before the message; without one, a traceback ends in the cause
         message = re.search(r"^error: (.*)", said, re.MULTILINE | re.DOTALL)
         cause = message[1] if message else said.rpartition("\n")[2]
-        raise InfrastructureError(f"the release is not in the MLflow registry: {cause}")
+        kind = UserError if done.returncode == UserError.exit_code else InfrastructureError
+        raise kind(f"the release is not in the MLflow registry: {cause}")
     return "\n".join(line for line in done.stdout.splitlines() if line.startswith(_OURS))
 
 

@@ -41,12 +41,7 @@ def push_inputs(clone: Clone, due: Collection[str]) -> None:
     """
     with _opened(clone) as repo:
         graph = repo.index.graph
-        before = {
-            stage_name(each)
-            for stage in graph
-            if stage_name(stage) in due
-            for each in graph.successors(stage)
-        }
+        before = {name for stage in graph if stage_name(stage) in due for name in _read_by(graph, stage)}
         if needed := sorted(before - set(due)):  # to DVC, none means all
             _persistently("push", lambda: repo.push(targets=_targets(clone, needed)))
 
@@ -62,7 +57,7 @@ def push_made(clone: Clone, stage: str) -> None:
 
 
 def take_inputs(clone: Clone, stage: str) -> None:
-    """Have the clone hold exactly what the stages before `stage` made, by dvc.lock, and nothing older beside it.
+    """Have the clone hold exactly what `stage` reads of other stages, by dvc.lock, and nothing older beside it.
 
     `dvc repro --pull` alone would fetch what is missing and take what is there as it is, be it of another commit.
 
@@ -75,8 +70,36 @@ def take_inputs(clone: Clone, stage: str) -> None:
         outs = [Path(out.fs_path) for each in graph for out in each.outs]
         for dep in asked.deps:
             _keep_only(Path(dep.fs_path), outs)
-        if before := [stage_name(each) for each in graph.successors(asked)]:
+        if before := _read_by(graph, asked):
             _persistently("pull", lambda: repo.pull(targets=_targets(clone, before), force=True))
+
+
+def readings(clone: Clone) -> dict[str, list[str]]:
+    """Stage → the stages and tracked data whose outputs it reads."""
+    with _opened(clone) as repo:
+        graph = repo.index.graph
+        return {stage_name(stage): _read_by(graph, stage) for stage in graph}
+
+
+def _read_by(graph: Any, stage: Any) -> list[str]:
+    """Who made what a stage reads: those before it, and those for whom they stand.
+
+    DVC takes no lists from params, so a dependency may stand for what was needed to make it (dvc.yaml says so where it
+    is): teachers, for the modalities that an omnivorous student is shown of them; to `evaluate`, what a fused teacher
+    taught, for its network.
+    """
+    stands_for = {"train_teacher": "extract"}
+    if stage_name(stage) == "evaluate":
+        stands_for["teach_fused"] = "fuse"
+
+    def kind(of: Any) -> str:
+        return stage_name(of).partition("@")[0]
+
+    before = list(graph.successors(stage))
+    deeper = [
+        far for near in before for far in graph.successors(near) if kind(far) == stands_for.get(kind(near))
+    ]
+    return sorted({stage_name(each) for each in (*before, *deeper)})
 
 
 def take_tracked(clone: Clone) -> None:

@@ -119,11 +119,7 @@ def check_out(clone: Clone, commit: str, lock: int) -> None:
         InfrastructureError: git cannot reach where it was cloned from, or the disk is full.
     """
     clone.finish_check_out(lock)
-    if changed := clone.uncommitted():
-        raise UserError(
-            f"{', '.join(changed[:3])} in the worker's clone {clone.root} is not committed",
-            remedy="a worker's clone is for stages alone: commit and push it, or drop it",
-        )
+    clone.refuse_changes("a worker's clone is for stages alone: commit and push it, or drop it")
     if not _has(clone, commit):
         clone.fetch()
     if not _has(clone, commit):

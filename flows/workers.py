@@ -79,6 +79,7 @@ class WorkersExecutor:
         remote.require(clone)
         _require_deployment()
         remote.push_inputs(clone, {step.name for step in todo.due})
+        self._readings = remote.readings(clone)
 
     @property
     def slots(self) -> int:
@@ -118,7 +119,9 @@ class WorkersExecutor:
         parameters = {
             "stage": step.name,
             "commit": self._commit,
-            "outputs": {name: lockfile.outputs(locked[name]) for name in step.dependencies if name in locked},
+            "outputs": {
+                name: lockfile.outputs(locked[name]) for name in self._readings[step.name] if name in locked
+            },
             "force": step.forced,
             "pipeline_run": settings().pipeline_run,
         }

@@ -1,15 +1,15 @@
 """Comparisons side by side: the students of one against its baseline, or the models of two versions."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from tasks.errors import InfrastructureError, UserError
+from tasks.errors import UserError
 from tasks.layout import Workspace
+from tasks.settings import dvc_scratch
 
 if TYPE_CHECKING:
     from tasks.versus.compared import Versus
@@ -111,7 +111,9 @@ def _at_revision(revision: str, source: str, workspace: Workspace) -> str:
     from scmrepo.exceptions import SCMError
 
     try:
-        return str(dvc.api.read(_FILE, repo=str(workspace.root), rev=revision, encoding="utf-8"))
+        config = {"core": {"site_cache_dir": str(dvc_scratch(workspace.root))}}
+        root = str(workspace.root)
+        return str(dvc.api.read(_FILE, repo=root, rev=revision, encoding="utf-8", config=config))
     except (DvcException, SCMError, OSError) as error:
         raise UserError(
             f"{source!r} is neither a file nor a git revision with a report: {error}",
@@ -124,26 +126,7 @@ def _commit_of(model: str, workspace: Workspace) -> str:
     """The git commit that a registered version was made from."""
     from tasks.stores import tracking
 
-    match = re.fullmatch(r"models:/([\w-]+)(?:@([\w-]+)|/(\d+))", model)
-    if match is None:
-        raise UserError(
-            f"{model!r} is no model of the registry", remedy="models:/NAME@ALIAS or models:/NAME/VERSION"
-        )
-    client = tracking.client(workspace)
-    from mlflow.exceptions import MlflowException
-
-    name, alias, number = match.groups()
-    try:
-        version = (
-            client.get_model_version_by_alias(name, alias)
-            if alias
-            else client.get_model_version(name, number)
-        )
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise UserError(f"the registry has no {model}", remedy="see: understudy doctor") from None
-        raise InfrastructureError(f"MLflow cannot say what {model} is: {error}") from error
-    commit = version.tags.get("git_commit", "")
+    commit = tracking.model_version(model, workspace).tags.get("git_commit", "")
     if not commit or commit.endswith("-dirty"):
         raise UserError(
             f"{model} was made from files that no commit holds, so its report cannot be found again",

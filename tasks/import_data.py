@@ -1,11 +1,13 @@
 """`understudy import`: takes a folder or an S3 prefix in as data/raw, tracked by DVC; writes its params."""
 
 import fcntl
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tasks import params
@@ -15,7 +17,7 @@ from tasks.datasets.annotations import Dataset, suggestion
 from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
 from tasks.progress import Progress
-from tasks.settings import settings
+from tasks.settings import dvc_scratch, settings
 from tasks.stores import s3
 from tasks.survey import Summary, survey
 from tasks.written_params import written_params
@@ -125,13 +127,7 @@ def _refuse_to_lose(workspace: Workspace) -> None:
 def _take(folder: Path, reader: Dataset, workspace: Workspace) -> None:
     """Copy `folder` beside data/raw, then let it take its place as a whole."""
     files = _files(folder)
-    needed, free = sum(path.stat().st_size for path in files), _free(workspace.root)
-    if needed > free:
-        raise UserError(
-            f"holds {_size(needed)}, the disk has {_size(free)} left",
-            file=folder,
-            remedy="make room first",
-        )
+    _require_room(folder, sum(path.stat().st_size for path in files), workspace)
     try:
         with new_folder(workspace.raw) as raw, Progress("take in", len(files), "files") as progress:
             for path in files:
@@ -144,6 +140,46 @@ def _take(folder: Path, reader: Dataset, workspace: Workspace) -> None:
         raise InfrastructureError(
             f"{folder} cannot be copied: {error.strerror}; data/raw is as it was"
         ) from None
+
+
+def _require_room(folder: Path, size: int, workspace: Workspace) -> None:
+    """Raise UserError where a copy of `folder` in data/raw and DVC's own of that do not fit the disk."""
+    cache = Path(_dvc(workspace, "cache", "dir").strip())
+    while not cache.exists():
+        cache = cache.parent
+    disks = [_disk(place) for place in (folder, workspace.root, cache)]
+    shares = _shares_blocks(workspace.root)
+    for place, disk in ((workspace.root, disks[1]), (cache, disks[2])):
+        copies = [to for of, to in itertools.pairwise(disks) if to == disk and not (shares and of == to)]
+        needed, free = size * len(copies), _free(place)
+        if needed > free:
+            what = "in data/raw and in DVC's cache" if len(copies) == 2 else f"in {place}"
+            raise UserError(
+                f"holds {_size(size)}, needs {_size(needed)} {what}; the disk has {_size(free)} left",
+                file=folder,
+                remedy="make room first, or let DVC keep its copy on another disk: dvc cache dir --local FOLDER",
+            )
+
+
+def _disk(place: Path) -> int:
+    return place.stat().st_dev
+
+
+def _shares_blocks(folder: Path) -> bool:
+    """Whether the file system of `folder` copies a file by sharing its blocks, as DVC does where it can."""
+    with tempfile.NamedTemporaryFile(dir=folder) as one, tempfile.NamedTemporaryFile(dir=folder) as other:
+        one.write(b"x")
+        one.flush()
+        return _share(one.fileno(), other.fileno())
+
+
+def _share(source: int, target: int) -> bool:
+    """Have the file `target` share the blocks of `source`, if the file system can."""
+    try:
+        fcntl.ioctl(target, _CLONE_FILE, source)
+    except OSError:
+        return False
+    return True
 
 
 def _files(folder: Path) -> list[Path]:
@@ -177,9 +213,7 @@ def _free(folder: Path) -> int:
 def _clone(source: Path, target: Path) -> None:
     """Copy a file, sharing its blocks where the file system can."""
     with source.open("rb") as reading, target.open("wb") as writing:
-        try:
-            fcntl.ioctl(writing.fileno(), _CLONE_FILE, reading.fileno())
-        except OSError:
+        if not _share(reading.fileno(), writing.fileno()):
             shutil.copyfileobj(reading, writing, 1 << 20)
 
 
@@ -205,7 +239,7 @@ def _dvc(workspace: Workspace, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
         cwd=workspace.root,
-        env=os.environ | {"DVC_NO_ANALYTICS": "1"},
+        env=os.environ | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(dvc_scratch(workspace.root))},
         capture_output=True,
         text=True,
         check=False,

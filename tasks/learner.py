@@ -258,8 +258,8 @@ class Learner:
             opened.enter_context(
                 alone(lock, f"{title}: another stage trains the same network, waiting for it")
             )
-            ranks.wait_for_all()  # what others wrote there, all take up
             shared = opened.enter_context(copies(checkpoint))
+            ranks.wait_for_all()  # what others wrote there, or the first rank fetched, all take up
             run = opened.enter_context(
                 tracking.run(
                     self.workspace,

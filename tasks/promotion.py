@@ -399,7 +399,7 @@ def _on_the_same(
     if not (workspace.index / "clips.csv").is_file() or not (folder / "manifest.json").is_file():
         reason = "the test clips are not in this clone (dvc pull brings them)"
     elif spec.heads != params.data.heads:
-        reason = "it knows other heads or classes"
+        reason = "it knows other heads or classes, so a person decides: understudy promote --force"
     elif spec.modality not in params.modalities or spec.modality_params != params.modalities[spec.modality]:
         reason = f"it looks at {spec.modality} that was extracted with other params"
     elif not (clips := unseen_test_clips(workspace, opened.seen_groups)):
@@ -545,10 +545,11 @@ def _registry(workspace: Workspace) -> "Iterator[MlflowClient]":
     except (MlflowException, SQLAlchemyError) as error:
         if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
             raise UserError(f"the registry has no {MODEL} yet", remedy="run: understudy run") from None
-        raise InfrastructureError(
+        said = (
             f"the registry of MLflow at {tracking.store_uri(workspace)} failed ({str(error).splitlines()[0]})\n"
             "  → run the same again when it is back; what was begun is then carried to its end"
-        ) from error
+        )
+        raise InfrastructureError(tracking.without_password(said, workspace)) from error
 
 
 def _stamp(moment: datetime) -> str:

@@ -136,14 +136,18 @@ def package(params: Params, workspace: Workspace) -> None:
     seed = chosen.best_seed(head)
     comparison = _comparison(workspace)
     scorecard = _scorecard(workspace, chosen.name, seed)
+    settled = chosen.about["chosen"].get(str(seed), {})
+    is_refused = settled.get("refusal", {}).get("refused", False)
+    teachers = params.heard_by(chosen.name)
     release = {
         "name": MODEL,
         "student": chosen.name,
         "role": chosen.about["role"],
         "seed": seed,
         "method": chosen.about["method"],
-        "teachers": params.heard_by(chosen.name),
-        "chosen": chosen.about["chosen"].get(str(seed), {}),
+        "lesson": "refused" if is_refused else "heard" if teachers else "none",
+        "teachers": [] if is_refused else teachers,
+        "chosen": settled,
         "chosen_by": {
             "asked": asked,
             "head": head,
@@ -202,11 +206,12 @@ def ensure(workspace: Workspace) -> "ModelVersion":
         _point_alias(client, registered)
         tracking.deliver(workspace)  # trainings that no run came after
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise InfrastructureError(
+        said = (
             f"MLflow at {tracking.store_uri(workspace)} did not register the release "
             f"({str(error).splitlines()[0]})\n  → the release itself is in {workspace.release}; "
             "run `dvc repro register` again when MLflow is back"
-        ) from error
+        )
+        raise InfrastructureError(tracking.without_password(said, workspace)) from error
     print(
         f"{MODEL} version {registered.version} {'was' if found else 'is now'} in the MLflow registry: "
         + _why_chosen(release)
@@ -240,6 +245,7 @@ def _register(
         "student": release["student"],
         "role": release["role"],
         "method": release["method"],
+        "lesson": release["lesson"],
         "teachers": ", ".join(release["teachers"]) or "none",
         "seed": str(release["seed"]),
     }

@@ -1,7 +1,8 @@
 """Which groups a release learned from, so that it is not judged by their clips.
 
 A split that is drawn moves groups when groups are added or taken away: a clip of today's test split may be one that an
-earlier version was trained on. Groups stand in a release as hashes, since they may be people's names.
+earlier version was trained on. Groups stand in a release as hashes, since they may be people's names: nobody reads them
+off, though whoever guesses a name can look whether it is there.
 """
 
 import hashlib

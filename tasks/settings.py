@@ -61,8 +61,8 @@ class Settings(BaseSettings):
     )
     webhook_url: SecretStr | None = Field(
         default=None,
-        description="`understudy deploy` has Prefect call it when a run fails or crashes, a challenger wins or "
-        'the champion drifts; a POST of `{"text": …}`.',
+        description="`understudy deploy` has Prefect call it when a run fails or crashes, nobody takes a nightly "
+        'run, a challenger wins or the champion drifts; a POST of `{"text": …}`.',
     )
     serve_root: Path | None = Field(
         default=None,
@@ -81,6 +81,16 @@ class Settings(BaseSettings):
     serve_timeout_s: float = Field(
         default=20.0, gt=0, description="A served model gives up on a video whose decoding takes longer."
     )
+
+
+def dvc_scratch(root: Path) -> Path:
+    """DVC's own scratch for the clone at `root`, for this user's eyes only.
+
+    Its default is world-writable and read by pickle: whoever shares the machine could have it run what he put there.
+    """
+    folder = Path(os.environ.get("DVC_SITE_CACHE_DIR", root / settings().work / "dvc"))
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
 def memory_bytes() -> int:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -64,6 +65,12 @@ def store_uri(workspace: Workspace) -> str:
     given = os.environ.get("MLFLOW_TRACKING_URI") or _local_uri(workspace)
     relative = _RELATIVE.fullmatch(given)
     return f"sqlite:///{Path(relative['path']).resolve()}" if relative else given
+
+
+def without_password(text: str, workspace: Workspace) -> str:
+    """`text`, which may hold the tracking URI, without the user and password that may stand in that."""
+    userinfo, at, _ = urlsplit(store_uri(workspace)).netloc.rpartition("@")
+    return text.replace(userinfo + at, "") if at else text
 
 
 def experiment_name(data_name: str) -> str:

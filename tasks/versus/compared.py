@@ -17,6 +17,7 @@ _FACTS = {
     "student": "student",
     "role": "role",
     "method": "method",
+    "lesson": "lesson",
     "teachers": "teachers",
     "seed": "seed",
     "data": "data set",

@@ -41,7 +41,14 @@ def test_a_second_run_is_refused_while_a_process_of_the_first_lives(
         pass
 
 
-@pytest.mark.parametrize("rest", ["", "schema: '2.0'\nstages:\n  ingest:\n    deps:\n    - path: [sou"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "",
+        "schema: '2.0'\nstages:\n  ingest:\n    deps:\n    - path: [sou",
+        "schema: '2.0'\nstages:\n  ingest:\n    cmd: true\n    deps:\n",  # YAML, but none of DVC's
+    ],
+)
 def test_half_a_dvc_lock_is_put_aside_and_the_results_come_back_from_the_run_cache(project: Clone, rest: str):
     subprocess.run(["dvc", "repro", "-q"], cwd=project.root, check=True)
     before = (project.root / "runs.jsonl").read_text()
@@ -91,6 +98,16 @@ def test_a_killed_checkout_is_ended_and_what_a_person_changed_stays(cloned: Clon
         (cloned.root / "stage.py").write_text("print('mine')\n")
         cloned.finish_check_out(lock)
     assert cloned.uncommitted() == ["stage.py"]
+
+
+def test_what_a_person_changed_in_a_coordinators_clone_is_not_overwritten(
+    cloned: Clone, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("UNDERSTUDY_CLONE", str(cloned.root))
+    (cloned.root / "stage.py").write_text("print('mine')\n")
+    with pytest.raises(UserError, match=r"stage\.py in .* is not committed"):
+        check_out_newest()
+    assert (cloned.root / "stage.py").read_text() == "print('mine')\n"
 
 
 def test_the_newest_commit_is_there_after_a_killed_checkout(

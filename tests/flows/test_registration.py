@@ -11,7 +11,7 @@ import pytest
 from flows.clone import Clone
 from flows.registration import ensure_registered, publish_verdict
 from tasks.atomic import file_digest
-from tasks.errors import InfrastructureError
+from tasks.errors import InfrastructureError, UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +30,16 @@ def test_a_server_that_is_down_is_told_with_cause_and_remedy(tmp_path: Path, mon
     assert "registry: MLflow at http://127.0.0.1:9 did not register the release" in message
     assert "Connection refused" in message
     assert "run `dvc repro register` again" in message
+
+
+def test_a_release_that_was_changed_is_for_a_person_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    release = tmp_path / "artifacts" / "release"
+    release.mkdir(parents=True)
+    (release / "release.json").write_text(json.dumps({"files": {"weights-0.safetensors": "0" * 64}}))
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with pytest.raises(UserError, match=r"registry: .*artifacts/release"):
+        ensure_registered(Clone(tmp_path))
 
 
 def judged(root: Path, outcome: str) -> Clone:

@@ -258,6 +258,32 @@ def test_a_worker_runs_it_and_a_failure_and_a_challenger_reach_the_webhook(
     assert texts[1] == 'understudy-student, version 7 beats the champion: top-1 0.52 to "0.61"'
 
 
+def test_a_scheduled_run_that_nobody_takes_reaches_the_webhook(
+    clone: Clone,
+    client: Any,
+    receiver: tuple[str, list[dict[str, Any]]],
+    run_toy: Callable[..., Any],
+    eventually: Waiting,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    from datetime import timedelta
+
+    from flows import automations
+    from flows.deploy import deploy
+
+    url, received = receiver
+    monkeypatch.setenv("UNDERSTUDY_WEBHOOK_URL", url)
+    with monkeypatch.context() as shorter:
+        shorter.setattr(automations, "LATE_AFTER", timedelta(seconds=10))
+        deploy(clone, dry_run=False)
+    run = run_toy()  # no worker is there
+    eventually(lambda: received, 120, "a notification")
+    assert received[0]["text"].startswith(f"toy ({run.name}): scheduled, and no worker of its queue took it")
+    assert f"/runs/flow-run/{run.id}" in received[0]["text"]
+    client.delete_flow_run(run.id)
+    deploy(clone, dry_run=False)
+
+
 def test_a_crashed_run_is_started_again_twice_and_no_more(
     clone: Clone,
     client: Any,

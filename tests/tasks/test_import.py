@@ -14,6 +14,7 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
+from tasks import import_data as import_module
 from tasks import params
 from tasks.errors import InfrastructureError, UserError
 from tasks.import_data import import_data
@@ -147,6 +148,19 @@ def test_params_that_cannot_be_written_stop_it_before_data_is_replaced(
     assert not clone.raw.exists()
     assert not (clone.root / "data.dvc").exists()
     assert params.load(clone.params).data.name != "raw"
+
+
+def test_room_is_asked_for_the_copy_and_for_dvcs_own_of_it(
+    clone: Workspace, source: Path, monkeypatch: pytest.MonkeyPatch
+):
+    size = sum(file.stat().st_size for file in source.rglob("*") if file.is_file())
+    monkeypatch.setattr(import_module, "_share", lambda *_: False)  # as ext4, whatever this disk can
+    monkeypatch.setattr(import_module, "_free", lambda _: 2 * size - 1)
+    with pytest.raises(UserError, match=r"in data/raw and in DVC's cache; the disk has"):
+        import_data(str(source), clone)
+    assert not clone.raw.exists()
+    monkeypatch.setattr(import_module, "_free", lambda _: 2 * size)
+    import_data(str(source), clone)
 
 
 def test_a_dvc_that_fails_leaves_params_as_they_were_and_says_how_to_go_on(clone: Workspace, source: Path):

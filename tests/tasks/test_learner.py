@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from models.network import Network
+from tasks import ranks
 from tasks.clips import read_clips
 from tasks.learner import Learner
 from tasks.params import Params
@@ -43,3 +44,19 @@ def test_a_training_that_two_stages_want_is_done_once(learner: Learner, capsys: 
     runs = store.search_runs(experiments, "tags.stage = 'train_teacher'")
     assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
     assert sorted(run.data.tags["resumed"] for run in runs) == ["False", "True"]
+
+
+def test_a_copy_is_fetched_before_any_rank_looks_for_a_checkpoint(
+    learner: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Else the first rank would go on from the copy, and the others from nothing."""
+    monkeypatch.setenv("UNDERSTUDY_CHECKPOINTS", str(tmp_path / "copies"))
+    clips = read_clips(learner.workspace.index, "train")
+    learner.train(clips, None, 0, 0)
+    (checkpoint,) = tmp_path.glob("**/trainings/*.pt")
+    checkpoint.unlink()
+
+    there = []
+    monkeypatch.setattr(ranks, "wait_for_all", lambda: there.append(checkpoint.exists()))
+    learner.train(clips, None, 0, 0)
+    assert there[0]

@@ -210,6 +210,7 @@ def test_the_release_holds_the_best_seed_of_the_best_student(workspace):
     register.package(parsed(), workspace)
     release = release_of(workspace)
     assert (release["student"], release["seed"], release["method"]) == ("student", 1, "kd")
+    assert (release["lesson"], release["teachers"]) == ("heard", parsed().heard_by("student"))
     assert [(c["name"], c["nll"]) for c in release["chosen_by"]["candidates"]] == [
         ("baseline", pytest.approx(1.35)),
         ("student", pytest.approx(1.15)),
@@ -270,6 +271,8 @@ def test_the_card_of_a_refused_lesson_says_who_did_not_teach(workspace):
     card = (workspace.release / "model_card.md").read_text()
     assert "The lesson of its teachers was refused" in card
     assert "Taught by" not in card
+    release = release_of(workspace)
+    assert (release["lesson"], release["teachers"]) == ("refused", [])
 
 
 def test_the_card_tells_what_a_user_must_know(workspace):

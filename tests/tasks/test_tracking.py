@@ -288,3 +288,13 @@ def test_the_runs_of_one_pipeline_run_are_nested_in_one(workspace, monkeypatch):
 )
 def test_short_names_of_versions(name, address):
     assert tracking.address(name) == address
+
+
+@pytest.mark.parametrize("uri", ["https://user:pa55@host:5000/x", "postgresql://user:pa55@host:5000/x"])
+def test_the_password_of_the_address_is_not_told(workspace, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    told = tracking.without_password(f"{uri} did not answer: GET {uri}/api", workspace)
+    plain = uri.replace("user:pa55@", "")
+    assert told == f"{plain} did not answer: GET {plain}/api"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", plain)
+    assert tracking.without_password("a@b did not answer", workspace) == "a@b did not answer"
