@@ -77,7 +77,12 @@ def import_(
     source: Annotated[
         str, typer.Argument(help="A folder with videos/ and annotations.csv, or s3://BUCKET/PREFIX.")
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Look and tell, change nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", "-n", help="Look and tell, change nothing; what lies in S3 is fetched first."
+        ),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Replace a data/raw that DVC could not bring back.")
     ] = False,
@@ -120,7 +125,12 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Print what would run and why.")] = False,
     force: Annotated[
         list[str] | None,
-        typer.Option("--force", "-f", metavar="STAGE", help="Run this stage even if unchanged."),
+        typer.Option(
+            "--force",
+            "-f",
+            metavar="STAGE",
+            help="Run this stage even if unchanged; finished trainings are not made again.",
+        ),
     ] = None,
     executor: Annotated[
         Literal["local", "workers"],

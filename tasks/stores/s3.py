@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def download(uri: str, folder: Path, progress: Callable[[int, int], None]) -> li
         The files, in the order of their keys.
 
     Raises:
-        UserError: no such bucket or prefix, no access, or keys that must not become paths.
+        UserError: no such bucket or prefix, no access, keys that must not become paths, or no room for it all.
         InfrastructureError: the endpoint cannot be reached, after AWS_MAX_ATTEMPTS attempts.
     """
     bucket, prefix = _parse(uri)
@@ -128,10 +129,21 @@ def _fetch(
     log = folder / LOG
     arrived = _arrived(log)
     total, done = sum(remote.size for remote in remotes), 0
+
+    def is_whole(remote: Remote) -> bool:
+        target = folder / remote.path
+        return remote in arrived and target.is_file() and target.stat().st_size == remote.size
+
+    needed, free = sum(each.size for each in remotes if not is_whole(each)), _free(folder)
+    if needed > free:
+        raise UserError(
+            f"{needed / 1e9:.1f} GB are to be fetched from {bucket}, the disk has {free / 1e9:.1f} GB left",
+            file=folder,
+            remedy="make room, or set UNDERSTUDY_WORK to a folder on a larger disk; what has arrived stays",
+        )
     for remote in remotes:
         target = folder / remote.path
-        whole = remote in arrived and target.is_file() and target.stat().st_size == remote.size
-        if not whole:
+        if not is_whole(remote):
             with new_file(target) as temporary:
                 client.download_file(bucket, remote.key, str(temporary))
                 if temporary.stat().st_size != remote.size:
@@ -141,6 +153,10 @@ def _fetch(
         done += remote.size
         progress(done, total)
     return [folder / remote.path for remote in remotes]
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
 
 
 def _prune(folder: Path, listed: set[Path]) -> None:

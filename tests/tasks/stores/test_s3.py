@@ -11,6 +11,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from tasks.errors import InfrastructureError, UserError
+from tasks.stores import s3
 from tasks.stores.s3 import LOG, download
 
 
@@ -100,6 +101,18 @@ def test_what_the_store_no_longer_holds_goes(bucket, tmp_path: Path):
         "videos/deep",
         "turned/into/a/folder",
     }
+
+
+def test_room_is_asked_for_what_is_still_to_come(bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bucket.put_object(Key="set/a", Body=b"1234")
+    bucket.put_object(Key="set/b", Body=b"12345678")
+    monkeypatch.setattr(s3, "_free", lambda _: 11)
+    with pytest.raises(UserError, match=r"GB are to be fetched from .*, the disk has"):
+        fetch(bucket, tmp_path / "in")
+    assert not list((tmp_path / "in").iterdir())
+    for free in (12, 0):  # the second time, nothing is to come
+        monkeypatch.setattr(s3, "_free", lambda _, free=free: free)
+        assert fetch(bucket, tmp_path / "in")[-1] == (12, 12)
 
 
 def test_a_multipart_object(bucket, tmp_path: Path):
