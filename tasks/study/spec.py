@@ -82,11 +82,13 @@ class Source:
         file: its path.
         text: what it holds.
         study: the same, checked.
+        extended: the study that it extends, if any.
     """
 
     file: Path
     text: str
     study: Study
+    extended: Study | None = None
 
     def refuse(self, message: str, place: Place, remedy: str = "") -> UserError:
         """An error that names the row of `place`."""
@@ -122,14 +124,14 @@ def read(file: Path) -> Source:
         raise UserError("not found", file=file, remedy="benchmarks/study.yaml is one to start from") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot be read as text ({error})", file=file) from None
-    values = read_yaml(text, file)
+    values, extended = read_yaml(text, file), None
     if isinstance(values, dict) and "extends" in values:
-        values = _extended(values, text, file)
-    return Source(file, text, validated(Study, values, text, file))
+        values, extended = _extended(values, text, file)
+    return Source(file, text, validated(Study, values, text, file), extended)
 
 
-def _extended(values: Mapping[str, Any], text: str, file: Path) -> dict[str, Any]:
-    """The values of a study that extends another: that one's, with its own in their place.
+def _extended(values: Mapping[str, Any], text: str, file: Path) -> tuple[dict[str, Any], Study]:
+    """The values of a study that extends another: that one's, with its own in their place; and the other.
 
     Data sets are its own alone. A method of the other that is null here is left out.
     """
@@ -147,11 +149,11 @@ def _extended(values: Mapping[str, Any], text: str, file: Path) -> dict[str, Any
             file=file,
             row=row_of(text, ("extends",)),
         )
-    read(other)  # what is wrong there is told with its rows
+    study = read(other).study  # what is wrong there is told with its rows
     whole = merged({key: value for key, value in inherited.items() if key not in ("name", "data_sets")}, own)
     if isinstance(whole.get("methods"), dict):
         whole["methods"] = {name: method for name, method in whole["methods"].items() if method is not None}
-    return whole
+    return whole, study
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,7 @@ def _changed(source: Source, data_set: str, base: Path) -> dict[str, Any]:
     """The values of the base, with the study's changes and then the data set's, less specialists of no method."""
     load(base)
     values: dict[str, Any] = yaml.safe_load(base.read_text(encoding="utf-8"))
+    inherited = source.extended.changes if source.extended else {}
     places: list[tuple[Place, dict[str, Any]]] = [
         (("changes",), source.study.changes),
         (("data_sets", data_set, "changes"), source.study.data_sets[data_set].changes),
@@ -249,7 +252,7 @@ def _changed(source: Source, data_set: str, base: Path) -> dict[str, Any]:
         before, values = values, merged(values, changes)
         for section in _ENTRIES:
             for name in [name for name, entry in values[section].items() if entry is None]:
-                if name not in before[section]:
+                if name not in before[section] and name not in inherited.get(section, {}):
                     near = suggestion(name, before[section])
                     raise source.refuse(f"{section}: there is no {name!r}{near}", (*place, section, name))
                 del values[section][name]

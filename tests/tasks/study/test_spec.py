@@ -368,6 +368,7 @@ def test_the_other_shipped_studies_fit_their_params(file: Path):
 HEADS_OF = {
     "study_av_digits": {"action": [str(digit) for digit in range(10)]},
     "study_fights": {"action": ["fight", "no fight"]},
+    "study_paper": {"verb": ["take", "put"], "noun": ["cup", "jar"]},
 }
 
 
