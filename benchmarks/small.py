@@ -160,8 +160,10 @@ def tiny(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_fusion(params: dict[str, Any]) -> dict[str, Any]:
-    """What `tiny` gave, and a fused teacher, its specialists, and a student that is routed among them."""
+    """What `tiny` gave, with a fused teacher, its specialists, students routed among them and shown other senses."""
     budget = params["students"]["student"]["training"]
+    rgb = params["students"]["baseline"]["backbone"]
+    params["teachers"]["rgb"] = params["teachers"]["audio"] | {"modality": "rgb", "backbone": rgb}
     params["fused"] = {
         "both": {
             "teachers": ["detections", "audio"],
@@ -193,6 +195,15 @@ def with_fusion(params: dict[str, Any]) -> dict[str, Any]:
             "gate_weight": 1.0,
             "gate_temperature": 1.0,
             "gate_width": 8,
+            "head_weights": None,
+        },
+    }
+    params["students"]["shown"] = params["students"]["baseline"] | {
+        "learns_from": "artifacts/teachers",
+        "method": {
+            "kind": "omnivorous",
+            "teachers": ["audio"],
+            "modality_dropout": 0.5,
             "head_weights": None,
         },
     }

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import psutil
 import pytest
 import yaml
 
+from benchmarks.small import with_fusion
 from benchmarks.team import Team, team
 from tasks.register import without_pictures
 
@@ -170,6 +172,23 @@ def test_a_cancelled_run_frees_the_worker_and_the_next_one_goes_on(crew: Team, f
     done = crew.understudy("run", "--executor", "workers", "train_teacher@audio")
     assert done.returncode == 0, done.stdout + done.stderr
     assert outcomes(done.stdout) == {"train_teacher@audio": "ran"}
+
+
+def test_a_worker_takes_the_networks_and_senses_that_what_it_reads_stands_for(crew: Team, finished):
+    """A fused teacher's networks and the senses of an omnivorous student: neither is a dependency by its name."""
+    file = crew.coordinator / "params.yaml"
+    file.write_text(yaml.safe_dump(with_fusion(yaml.safe_load(file.read_text())), sort_keys=False))
+    commit(crew, "fusion")
+    done = crew.understudy("run", "--executor", "workers", timeout_s=2400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for worker in crew.workers.values():
+        for made in ("artifacts/fused", "data/modalities"):
+            shutil.rmtree(worker / made, ignore_errors=True)
+    forced = ["--force", "evaluate", "--force", "distill@shown"]
+    done = crew.understudy("run", "--executor", "workers", *forced, "evaluate", timeout_s=2400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((crew.coordinator / "reports" / "comparison.json").read_text())["rows"]
+    assert {"both", "routed", "shown"} <= {row["name"] for row in rows}
 
 
 def last(crew: Team, stage: str) -> dict[str, Any]:
