@@ -17,12 +17,14 @@ class Verdict:
     Attributes:
         claim: one sentence on accuracy.
         certainty: whether the difference is more than chance, with its interval.
+        likelihood: one sentence on the probability that is given to what happened, empty without a baseline.
         calibration: one sentence on calibration, empty without a baseline.
         context: what teachers and ensemble reach, and at what cost; empty without teachers.
     """
 
     claim: str
     certainty: str
+    likelihood: str
     calibration: str
     context: str
 
@@ -33,15 +35,21 @@ def verdict(comparison: Row) -> Verdict:
     student, baseline = (rows.get(comparison["headline"][role]) for role in ("student", "baseline"))
     own = student or baseline
     if own is None:
-        return Verdict("No student was evaluated.", "", "", "")
+        return Verdict("No student was evaluated.", "", "", "", "")
     sees = _modalities(own)
     claim = f"With {sees} alone, {_named(own)} recognises {_percent(own)} of the test actions"
     context = _context(own, comparison["rows"])
     if student is None or baseline is None:
-        return Verdict(f"{claim}.", "", "", context)
+        return Verdict(f"{claim}.", "", "", "", context)
     claim += f"; {_named(baseline)}, trained on labels alone, {_percent(baseline)}."
     found = next(d for d in comparison["differences"] if d["name"] == student["name"])["heads"][ACTION]
-    return Verdict(claim, _certainty(found, comparison), _calibration(found, student, baseline), context)
+    return Verdict(
+        claim,
+        _certainty(found, comparison),
+        _likelihood(found, student, baseline),
+        _calibration(found, student, baseline),
+        context,
+    )
 
 
 def _certainty(found: Row, comparison: Row) -> str:
@@ -58,6 +66,14 @@ def _certainty(found: Row, comparison: Row) -> str:
         f"The difference is {difference:+.1f} points ({interval}): it may be chance, "
         f"this test split cannot tell the two apart.{beside}"
     )
+
+
+def _likelihood(found: Row, student: Row, baseline: Row) -> str:
+    ours, theirs = (row["heads"][ACTION]["nll_scaled"] for row in (student, baseline))
+    low, high = found["nll_scaled_ci95"]
+    word = "a higher" if high < 0 else "a lower" if low > 0 else "about the same"
+    interval = f"95 % interval of the difference {low:+.2f} to {high:+.2f}"
+    return f"It gives the right action {word} probability: NLL {ours:.2f} against {theirs:.2f} ({interval})."
 
 
 def _calibration(found: Row, student: Row, baseline: Row) -> str:
