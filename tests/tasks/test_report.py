@@ -331,7 +331,9 @@ def test_verdict_of_a_better_student():
         "the baseline, trained on labels alone, 0.0 %."
     )
     assert found.certainty.startswith("The student is better by 100.0 points")
-    assert found.likelihood.startswith("It gives the right action a higher probability: NLL 0.33 against 2.53 (")
+    assert found.likelihood.startswith(
+        "It gives the right action a higher probability: NLL 0.33 against 2.53 ("
+    )
     assert found.calibration.startswith("It is better calibrated: ECE 0.280 against 0.720")
 
 
