@@ -15,8 +15,11 @@ TRY = """\
 from pathlib import Path
 import torch
 from tasks.study import spec
-found = spec.compose(spec.read(Path("benchmarks/my_study.yaml")), "sample", Path("params.yaml"), None)
-method = found.params.students["confident"].method
+method, beside_all = (
+    spec.compose(spec.read(Path(file)), "sample", Path("params.yaml"), None).params.students["confident"].method
+    for file in ("benchmarks/my_study.yaml", "benchmarks/all.yaml")
+)
+assert method == beside_all
 teachers, student = torch.tensor([[0.8, 0.2]]).log(), torch.zeros(1, 2).log_softmax(1)
 print(type(method).__name__, method.compare(teachers, student, torch.tensor([0]), 0.0).item())
 """
@@ -31,7 +34,7 @@ def test_the_page_makes_a_method(tmp_path: Path):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "params.yaml", tmp_path)
     code, line = blocks("python")
-    (entry,) = blocks("yaml")
+    entry, beside_all = blocks("yaml")
     (tmp_path / "models" / "distill" / "confident.py").write_text(code)
     union = tmp_path / "models" / "distill" / "__init__.py"
     text = union.read_text().replace("    | KD ", f"{line}    | KD ")
@@ -42,6 +45,8 @@ def test_the_page_makes_a_method(tmp_path: Path):
         )
     )
     (tmp_path / "benchmarks" / "my_study.yaml").write_text(entry)
+    extending = "extends: study.yaml\nname: all\ndata_sets: {sample: {source: clone}}\nmethods:\n"
+    (tmp_path / "benchmarks" / "all.yaml").write_text(extending + beside_all)
     assert yaml.safe_load(entry)["methods"]["confident"]["method"]["kind"] == "confident"
     done = subprocess.run(
         [sys.executable, "-c", TRY],

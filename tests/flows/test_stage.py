@@ -118,7 +118,9 @@ def test_a_worker_refuses_a_changed_clone_and_a_commit_that_nobody_pushed(asking
     (worker.root / "stage.py").write_text("print('mine')")
     code, reason = told(made(worker, "ingest", commit_of(asking)))
     assert code == 2
-    assert "stage.py in the worker's clone" in reason
+    assert reason.startswith(
+        f"stage.py in {worker.root} is not committed\n  → a worker's clone is for stages alone"
+    )
     do(worker.root, "git", "checkout", "-q", "stage.py")
     code, reason = told(made(worker, "ingest", "0" * 40))
     assert code == 2
