@@ -104,7 +104,7 @@ def _link_to_mlflow(workspace: Workspace) -> None:
     found = tracking.client(workspace).get_experiment_by_name(name)
     if found is None:  # no training was there yet
         return
-    server = urlsplit(tracking.without_password(tracking.store_uri(workspace), workspace))
+    server = urlsplit(tracking.shown_uri(workspace))
     page = urlunsplit((server.scheme, server.netloc, server.path.rstrip("/") + "/", "", ""))
     create_link_artifact(
         f"{page}#/experiments/{found.experiment_id}",

@@ -14,7 +14,7 @@ import yaml
 from flows import disk
 from tasks.atomic import write_text
 from tasks.errors import InfrastructureError, UserError
-from tasks.settings import dvc_scratch, settings
+from tasks.settings import settings
 
 ENDING_S = 15.0
 """How long a new run waits for the processes of a killed one to be gone."""
@@ -34,11 +34,6 @@ class Clone:
     def work(self) -> Path:
         """Scratch of this clone (`UNDERSTUDY_WORK`), absolute."""
         return self.root / settings().work
-
-    @property
-    def dvc_site(self) -> Path:
-        """DVC's own scratch, see `dvc_scratch`."""
-        return dvc_scratch(self.root)
 
     def log(self, stage: str) -> Path:
         """The file that holds what `stage` printed when it last ran."""

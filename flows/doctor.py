@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from flows.clone import Clone, find
 from tasks.errors import UserError
+from tasks.settings import dvc_config
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -243,8 +244,7 @@ def _remote(clone: Clone) -> str:
     """Whether the remotes answer; having none is fine for one machine."""
     from dvc.repo import Repo
 
-    config = {"core": {"site_cache_dir": str(clone.dvc_site), "analytics": False}}
-    with Repo(str(clone.root), config=config) as repo:
+    with Repo(str(clone.root), config=dvc_config(clone.root)) as repo:
         cache = Path(repo.cache.local.path)
         if cache.exists() and cache.stat().st_dev != clone.root.stat().st_dev:
             raise Trouble(f"DVC's cache {cache} is on another disk, so every file is stored twice",
@@ -284,7 +284,7 @@ def _mlflow(clone: Clone) -> str:
     from tasks.stores import tracking
 
     workspace = Workspace(clone.root)
-    uri = tracking.without_password(tracking.store_uri(workspace), workspace)
+    uri = tracking.shown_uri(workspace)
     import mlflow
 
     if Path(mlflow.__file__ or clone.root / "mlflow").is_relative_to(clone.root / "mlflow"):
@@ -294,7 +294,7 @@ def _mlflow(clone: Clone) -> str:
         client.search_experiments(max_results=1)
         versions = client.search_model_versions("name = 'understudy-student'")
     except Exception as error:  # every store has its own
-        said = tracking.without_password(str(error), workspace)
+        said = tracking.told(error, workspace)
         raise Trouble(
             f"{uri} does not answer: {said}", "start the server or unset MLFLOW_TRACKING_URI"
         ) from None

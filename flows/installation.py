@@ -18,6 +18,7 @@ from flows.clone import Clone
 from flows.doctor import Check, Trouble, examined
 from flows.infra import POOL, QUEUES
 from tasks.errors import InfrastructureError, UserError
+from tasks.settings import dvc_config
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -183,10 +184,13 @@ def _registry(clone: Clone) -> str:
     from tasks.layout import Workspace
     from tasks.stores import tracking
 
+    workspace = Workspace(clone.root)
     try:
-        versions = tracking.client(Workspace(clone.root)).search_model_versions("name = 'understudy-student'")
+        versions = tracking.client(workspace).search_model_versions("name = 'understudy-student'")
     except Exception as error:  # what the server says comes in many classes
-        raise Trouble(f"cannot be read: {error}", "look into the MLflow server's log") from None
+        raise Trouble(
+            f"cannot be read: {tracking.told(error, workspace)}", "look into the MLflow server's log"
+        ) from None
     return f"{len(versions)} version(s) of understudy-student"
 
 
@@ -203,8 +207,7 @@ def _dvc_remote(clone: Clone) -> str:
     """Write an object to the default remote, read it and remove it."""
     from dvc.repo import Repo
 
-    config = {"core": {"site_cache_dir": str(clone.dvc_site), "analytics": False}}
-    with Repo(str(clone.root), config=config) as repo:
+    with Repo(str(clone.root), config=dvc_config(clone.root)) as repo:
         name = repo.config["core"].get("remote")
         if not name:
             raise Trouble(

@@ -17,7 +17,7 @@ from flows.executor import Outcome, StageFailed
 from flows.gpus import Gpus, visible
 from flows.plan import Step
 from tasks.errors import InfrastructureError
-from tasks.settings import settings
+from tasks.settings import dvc_scratch, settings
 
 KEPT_LINES = 30
 _EXIT = re.compile(r"failed to run: .*, exited with (-?\d+)")
@@ -149,7 +149,7 @@ class LocalExecutor:
         """Ours, with DVC quiet, and with this interpreter first, which is the `python` of dvc.yaml."""
         return os.environ | {
             "DVC_NO_ANALYTICS": "1",
-            "DVC_SITE_CACHE_DIR": str(self._clone.dvc_site),
+            "DVC_SITE_CACHE_DIR": str(dvc_scratch(self._clone.root)),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "PYTHONUNBUFFERED": "1",
         }

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from flows.clone import Clone
 from tasks.errors import InfrastructureError, UserError
+from tasks.settings import dvc_config, dvc_scratch
 
 Verdict = Literal["cached", "stale", "follows"]
 Queue = Literal["cpu", "gpu"]
@@ -75,8 +76,7 @@ def plan(clone: Clone, targets: Sequence[str] = (), force: Sequence[str] = (), p
     from dvc.repo import Repo
 
     try:
-        config = {"core": {"site_cache_dir": str(clone.dvc_site), "analytics": False}}
-        with Repo(str(clone.root), config=config, _wait_for_lock=True) as repo:
+        with Repo(str(clone.root), config=dvc_config(clone.root), _wait_for_lock=True) as repo:
             graph = repo.index.graph
             stages = {stage_name(stage): stage for stage in graph}
             parents = {
@@ -92,7 +92,7 @@ def plan(clone: Clone, targets: Sequence[str] = (), force: Sequence[str] = (), p
             return _decide(stages, parents, status, targets, force)
     except sqlite3.Error as error:  # DVC keeps notes on files there, and loses nothing with them
         raise InfrastructureError(
-            f"DVC's notes in {clone.dvc_site} cannot be used: {error}\n"
+            f"DVC's notes in {dvc_scratch(clone.root)} cannot be used: {error}\n"
             "  → make room on the disk, or remove that folder; DVC makes it anew"
         ) from None
     except LockError as error:

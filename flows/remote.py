@@ -10,6 +10,7 @@ from typing import Any
 from flows.clone import Clone
 from flows.plan import stage_name
 from tasks.errors import InfrastructureError, UserError
+from tasks.settings import dvc_config
 
 SAMPLE = "sample"
 """The remote that ships in the repository: it holds the sample alone, and every clone has its own."""
@@ -164,6 +165,5 @@ def _persistently(what: str, transfer: Callable[[], object]) -> None:
 def _opened(clone: Clone) -> Iterator[Any]:
     from dvc.repo import Repo
 
-    config = {"core": {"site_cache_dir": str(clone.dvc_site), "analytics": False}}
-    with Repo(str(clone.root), config=config, _wait_for_lock=True) as repo:
+    with Repo(str(clone.root), config=dvc_config(clone.root), _wait_for_lock=True) as repo:
         yield repo

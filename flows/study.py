@@ -23,7 +23,7 @@ from tasks.errors import UserError
 from tasks.import_data import take_in
 from tasks.layout import Workspace
 from tasks.params import load
-from tasks.settings import settings
+from tasks.settings import dvc_config, dvc_scratch, settings
 from tasks.stores.tracking import store_uri
 from tasks.study import spec
 from tasks.study.cost import clips_shown, measured_rate
@@ -179,8 +179,7 @@ def _cache(clone: Clone) -> Path:
     from dvc.repo import Repo
 
     try:
-        config = {"core": {"site_cache_dir": str(clone.dvc_site), "analytics": False}}
-        with Repo(str(clone.root), config=config, _wait_for_lock=True) as repo:
+        with Repo(str(clone.root), config=dvc_config(clone.root), _wait_for_lock=True) as repo:
             return Path(repo.cache.local_cache_dir)
     except DvcException as error:
         raise UserError(
@@ -201,7 +200,7 @@ def _check_out(clone: Clone, workspace: Clone) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "--wait-for-lock", "checkout", "--quiet", "--force", "data.dvc"],
         cwd=workspace.root,
-        env=os.environ | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(workspace.dvc_site)},
+        env=os.environ | {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(dvc_scratch(workspace.root))},
         capture_output=True,
         text=True,
         check=False,

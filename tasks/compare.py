@@ -9,7 +9,7 @@ from rich.table import Table
 
 from tasks.errors import UserError
 from tasks.layout import Workspace
-from tasks.settings import dvc_scratch
+from tasks.settings import dvc_config
 
 if TYPE_CHECKING:
     from tasks.versus.compared import Versus
@@ -111,9 +111,8 @@ def _at_revision(revision: str, source: str, workspace: Workspace) -> str:
     from scmrepo.exceptions import SCMError
 
     try:
-        config = {"core": {"site_cache_dir": str(dvc_scratch(workspace.root))}}
-        root = str(workspace.root)
-        return str(dvc.api.read(_FILE, repo=root, rev=revision, encoding="utf-8", config=config))
+        root, config = workspace.root, dvc_config(workspace.root)
+        return str(dvc.api.read(_FILE, repo=str(root), rev=revision, encoding="utf-8", config=config))
     except (DvcException, SCMError, OSError) as error:
         raise UserError(
             f"{source!r} is neither a file nor a git revision with a report: {error}",

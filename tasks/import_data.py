@@ -1,7 +1,6 @@
 """`understudy import`: takes a folder or an S3 prefix in as data/raw, tracked by DVC; writes its params."""
 
 import fcntl
-import itertools
 import json
 import os
 import shutil
@@ -147,22 +146,20 @@ def _require_room(folder: Path, size: int, workspace: Workspace) -> None:
     cache = Path(_dvc(workspace, "cache", "dir").strip())
     while not cache.exists():
         cache = cache.parent
-    disks = [_disk(place) for place in (folder, workspace.root, cache)]
+    source, root, kept = (place.stat().st_dev for place in (folder, workspace.root, cache))
     shares = _shares_blocks(workspace.root)
-    for place, disk in ((workspace.root, disks[1]), (cache, disks[2])):
-        copies = [to for of, to in itertools.pairwise(disks) if to == disk and not (shares and of == to)]
-        needed, free = size * len(copies), _free(place)
+    copies = [
+        to for of, to in ((source, root), (root, kept)) if of != to or not shares
+    ]  # the disks of real ones
+    for disk, place in {root: workspace.root, kept: cache}.items():
+        needed, free = size * copies.count(disk), _free(place)
         if needed > free:
-            what = "in data/raw and in DVC's cache" if len(copies) == 2 else f"in {place}"
             raise UserError(
-                f"holds {_size(size)}, needs {_size(needed)} {what}; the disk has {_size(free)} left",
+                f"holds {_size(size)}; data/raw and DVC's cache of it take {_size(needed)} of the disk of {place}, "
+                f"which has {_size(free)} left",
                 file=folder,
-                remedy="make room first, or let DVC keep its copy on another disk: dvc cache dir --local FOLDER",
+                remedy="make room first",
             )
-
-
-def _disk(place: Path) -> int:
-    return place.stat().st_dev
 
 
 def _shares_blocks(folder: Path) -> bool:

@@ -249,7 +249,8 @@ def download(model: str, workspace: Workspace, folder: Path) -> Path:
         with tracking.addressed(workspace):
             download_artifacts(artifact_uri=f"models:/{version.name}/{version.version}", dst_path=str(folder))
     except (MlflowException, OSError) as error:
-        raise InfrastructureError(f"the files of {model} cannot be fetched: {error}") from error
+        said = tracking.told(error, workspace)
+        raise InfrastructureError(f"the files of {model} cannot be fetched: {said}") from error
     refuse_pickles(folder, model)
     _refuse_changed(folder / RELEASE, version.tags, model)
     return folder / RELEASE

@@ -545,11 +545,10 @@ def _registry(workspace: Workspace) -> "Iterator[MlflowClient]":
     except (MlflowException, SQLAlchemyError) as error:
         if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
             raise UserError(f"the registry has no {MODEL} yet", remedy="run: understudy run") from None
-        said = (
-            f"the registry of MLflow at {tracking.store_uri(workspace)} failed ({str(error).splitlines()[0]})\n"
+        raise InfrastructureError(
+            f"the registry of MLflow at {tracking.shown_uri(workspace)} failed ({tracking.told(error, workspace)})\n"
             "  → run the same again when it is back; what was begun is then carried to its end"
-        )
-        raise InfrastructureError(tracking.without_password(said, workspace)) from error
+        ) from error
 
 
 def _stamp(moment: datetime) -> str:

@@ -206,12 +206,11 @@ def ensure(workspace: Workspace) -> "ModelVersion":
         _point_alias(client, registered)
         tracking.deliver(workspace)  # trainings that no run came after
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        said = (
-            f"MLflow at {tracking.store_uri(workspace)} did not register the release "
-            f"({str(error).splitlines()[0]})\n  → the release itself is in {workspace.release}; "
+        raise InfrastructureError(
+            f"MLflow at {tracking.shown_uri(workspace)} did not register the release "
+            f"({tracking.told(error, workspace)})\n  → the release itself is in {workspace.release}; "
             "run `dvc repro register` again when MLflow is back"
-        )
-        raise InfrastructureError(tracking.without_password(said, workspace)) from error
+        ) from error
     print(
         f"{MODEL} version {registered.version} {'was' if found else 'is now'} in the MLflow registry: "
         + _why_chosen(release)

@@ -3,6 +3,7 @@
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 from pydantic import Field, PositiveInt, SecretStr, ValidationError
@@ -91,6 +92,11 @@ def dvc_scratch(root: Path) -> Path:
     folder = Path(os.environ.get("DVC_SITE_CACHE_DIR", root / settings().work / "dvc"))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
+
+
+def dvc_config(root: Path) -> dict[str, dict[str, Any]]:
+    """What DVC's API is told, beside its own files, where it opens the clone at `root`."""
+    return {"core": {"site_cache_dir": str(dvc_scratch(root)), "analytics": False}}
 
 
 def memory_bytes() -> int:

@@ -69,19 +69,26 @@ def _certainty(found: Row, comparison: Row) -> str:
 
 
 def _likelihood(found: Row, student: Row, baseline: Row) -> str:
-    ours, theirs = (row["heads"][ACTION]["nll_scaled"] for row in (student, baseline))
-    low, high = found["nll_scaled_ci95"]
-    word = "a higher" if high < 0 else "a lower" if low > 0 else "about the same"
-    interval = f"95 % interval of the difference {low:+.2f} to {high:+.2f}"
-    return f"It gives the right action {word} probability: NLL {ours:.2f} against {theirs:.2f} ({interval})."
+    words = ("a higher", "about the same", "a lower")
+    word, figures = _lower_is_better(found, student, baseline, "nll_scaled", 2, words)
+    return f"It gives the right action {word} probability: NLL {figures}."
 
 
 def _calibration(found: Row, student: Row, baseline: Row) -> str:
-    ours, theirs = (row["heads"][ACTION]["ece_scaled"] for row in (student, baseline))
-    low, high = found["ece_scaled_ci95"]
-    word = "better calibrated" if high < 0 else "worse calibrated" if low > 0 else "calibrated about as well"
-    interval = f"95 % interval of the difference {low:+.3f} to {high:+.3f}"
-    return f"It is {word}: ECE {ours:.3f} against {theirs:.3f} ({interval})."
+    words = ("better calibrated", "calibrated about as well", "worse calibrated")
+    word, figures = _lower_is_better(found, student, baseline, "ece_scaled", 3, words)
+    return f"It is {word}: ECE {figures}."
+
+
+def _lower_is_better(
+    found: Row, student: Row, baseline: Row, figure: str, digits: int, words: tuple[str, str, str]
+) -> tuple[str, str]:
+    """Of `words` the one for lower beyond chance, neither, or higher; and both figures with their interval."""
+    ours, theirs = (row["heads"][ACTION][figure] for row in (student, baseline))
+    low, high = found[f"{figure}_ci95"]
+    interval = f"95 % interval of the difference {low:+.{digits}f} to {high:+.{digits}f}"
+    word = words[0 if high < 0 else 2 if low > 0 else 1]
+    return word, f"{ours:.{digits}f} against {theirs:.{digits}f} ({interval})"
 
 
 def _context(own: Row, rows: list[Row]) -> str:

@@ -67,8 +67,18 @@ def store_uri(workspace: Workspace) -> str:
     return f"sqlite:///{Path(relative['path']).resolve()}" if relative else given
 
 
-def without_password(text: str, workspace: Workspace) -> str:
-    """`text`, which may hold the tracking URI, without the user and password that may stand in that."""
+def shown_uri(workspace: Workspace) -> str:
+    """The tracking URI for people: without the user and password that may stand in it."""
+    return _without_password(store_uri(workspace), workspace)
+
+
+def told(error: Exception, workspace: Workspace) -> str:
+    """The first line of what an error of MLflow says, which may hold the tracking URI, without its password."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return _without_password(lines[0], workspace)
+
+
+def _without_password(text: str, workspace: Workspace) -> str:
     userinfo, at, _ = urlsplit(store_uri(workspace)).netloc.rpartition("@")
     return text.replace(userinfo + at, "") if at else text
 
@@ -169,7 +179,7 @@ def model_version(model: str, workspace: Workspace) -> "ModelVersion":
             raise UserError(
                 f"the registry has no {model}", remedy="register one with `dvc repro register`"
             ) from None
-        raise InfrastructureError(f"MLflow cannot be asked for {model}: {error}") from error
+        raise InfrastructureError(f"MLflow cannot be asked for {model}: {told(error, workspace)}") from error
 
 
 def git_commit(workspace: Workspace) -> str:
@@ -351,8 +361,8 @@ class Run:
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            warnings.warn(f"MLflow failed, the stage goes on without it: {reason[0]}", stacklevel=4)
+            reason = told(error, self._workspace)
+            warnings.warn(f"MLflow failed, the stage goes on without it: {reason}", stacklevel=4)
         self._warned = True
 
 

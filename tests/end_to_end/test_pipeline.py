@@ -108,8 +108,9 @@ def test_no_secret_of_the_environment_is_written_anywhere(finished, secret_holde
 
 AGAIN = {"train_teacher@audio", "teach@audio", "distill@student", "evaluate", "register"}
 """What follows from a change of the audio teacher."""
-AGAIN_FUSED = AGAIN | {"fuse@both", "teach_fused@both", "specialise@masked"}
-AGAIN_FUSED |= {"distill@routed", "distill@shown"}
+AGAIN_FUSED = AGAIN | {
+    *("fuse@both", "teach_fused@both", "specialise@masked", "distill@routed", "distill@shown")
+}
 
 
 def test_one_changed_line_is_that_teacher_and_what_follows(finished, tmp_path: Path):

@@ -11,6 +11,7 @@ from flows import clone
 from flows.clone import Clone
 from flows.newest import check_out_newest
 from tasks.errors import InfrastructureError, UserError
+from tasks.settings import dvc_scratch
 
 
 def test_the_root_is_the_nearest_folder_above_with_a_dvc_yaml(project: Clone):
@@ -25,7 +26,7 @@ def test_outside_a_clone_is_refused(tmp_path: Path):
 
 def test_dvcs_scratch_is_for_this_user_alone(project: Clone, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("DVC_SITE_CACHE_DIR", raising=False)
-    assert project.dvc_site.stat().st_mode & 0o777 == 0o700
+    assert dvc_scratch(project.root).stat().st_mode & 0o777 == 0o700
 
 
 def test_a_second_run_is_refused_while_a_process_of_the_first_lives(

@@ -8,6 +8,7 @@ import pytest
 from flows.clone import Clone
 from flows.plan import Step, plan, resolve
 from tasks.errors import InfrastructureError, UserError
+from tasks.settings import dvc_scratch
 
 
 def repro(project: Clone, *arguments: str) -> None:
@@ -115,7 +116,7 @@ def test_beside_a_stage_at_work_what_is_stale_cannot_be_told(project: Clone):
 
 def test_a_database_of_dvc_that_cannot_be_used_is_infrastructure(project: Clone):
     plan(project)
-    for file in project.dvc_site.rglob("cache.db"):
+    for file in dvc_scratch(project.root).rglob("cache.db"):
         file.write_bytes(b"no database" * 1000)
     with pytest.raises(InfrastructureError, match="make room"):
         plan(project)
