@@ -524,9 +524,8 @@ def _version(client: "MlflowClient", name: str) -> "ModelVersion":
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
-        raise UserError(
-            f"{MODEL} has no version {name!r}", remedy="a number or an alias, as the MLflow UI shows them"
-        ) from None
+        remedy = "a number or an alias, as MLflow's UI shows them; who has one version alone has a champion and no challenger"
+        raise UserError(f"{MODEL} has no version {name!r}", remedy=remedy) from None
 
 
 @contextmanager
