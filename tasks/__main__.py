@@ -86,7 +86,9 @@ def _run(stage: str, item: str | None, workspace: Workspace) -> int:
 
 
 def _work(stage: str, item: str | None, params: "Params", workspace: Workspace) -> None:
-    _fix_arithmetic(params.threads)
+    from tasks.runtime import prepare
+
+    prepare(params.threads)
     if stage == ENSURE:
         from tasks.register import register
 
@@ -110,16 +112,6 @@ def _as_rank(stage: str, item: str | None, workspace: Workspace) -> int:
         record(known or error)
         return 1 if known is None else known.exit_code
     return 0
-
-
-def _fix_arithmetic(threads: int) -> None:
-    """The same sums in the same order on every run: thread count by params, deterministic kernels."""
-    import cv2
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    cv2.setNumThreads(1)
 
 
 @contextmanager
