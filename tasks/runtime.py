@@ -27,7 +27,7 @@ def prepare(threads: int) -> None:
 def keep_memory() -> None:
     """Let the C library keep what a step frees for the next, which asks for the same again.
 
-    glibc returns large blocks to the kernel, which hands them back page by page, zeroed: a quarter of a step
+    glibc returns large blocks to the kernel, which hands them back page by page, zeroed: about a fifth of a step
     (benchmarks/memory.py). Other C libraries have no such options and are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
