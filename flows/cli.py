@@ -210,7 +210,7 @@ def study(
     epilog="Examples:  understudy predict kitchen.mp4  ·  understudy predict *.mp4 --json  ·  "
     "understudy predict recordings 'more/**/*.mov' --out said.parquet  ·  "
     "understudy predict long.mp4 --start 12.5 --stop 14  ·  "
-    "understudy predict a.mp4 --model models:/understudy-student@champion"
+    "understudy predict a.mp4 --model @champion"
 )
 def predict(
     videos: Annotated[
@@ -237,7 +237,7 @@ def predict(
     stop: Annotated[float | None, typer.Option(help="Seconds from the first frame.", min=0)] = None,
     model: Annotated[
         str,
-        typer.Option(help="A release folder, or models:/NAME@ALIAS or models:/NAME/VERSION in the registry."),
+        typer.Option(help="A release folder, or a registered version (@champion, v2, models:/…)."),
     ] = "artifacts/release",
     top: Annotated[int, typer.Option(help="Classes to show for each head.", min=1)] = 3,
 ) -> None:
@@ -248,13 +248,16 @@ def predict(
     from tasks.layout import Workspace
 
     span = _span(start, stop)
-    root = Path.cwd() if Path(model).is_dir() else _clone().root
+    a_folder = Path(model).is_dir()
+    root = Path.cwd() if a_folder else _clone().root
     from tasks import predict as predicting
     from tasks import predictions_file
+    from tasks.stores.tracking import address
 
     asked = predictions_file.find(videos)
+    registered = "" if a_folder else address(model)
     student = predicting.identify(
-        model if model.startswith("models:") else str(root / model), Workspace(root)
+        registered if registered.startswith("models:") else str(root / model), Workspace(root)
     )
     if out is not None:
         written = predictions_file.write(asked, student, out, batch, top, span)

@@ -113,7 +113,7 @@ def identify(model: str, workspace: Workspace = _HERE) -> Answering:
                 "is no trained student",
                 file=model,
                 remedy="--model takes a folder as artifacts/release (`dvc repro` or `dvc pull` brings it), "
-                "or models:/NAME@ALIAS or models:/NAME/VERSION",
+                "or a registered version (@champion, v2, models:/…)",
             )
         return Answering(Committee.load(folder), *_named(folder))
     version = tracking.model_version(model, workspace)

@@ -524,8 +524,7 @@ def _version(client: "MlflowClient", name: str) -> "ModelVersion":
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
-        remedy = "a number or an alias, as MLflow's UI shows them; the first version is champion, later ones challenger"
-        raise UserError(f"{MODEL} has no version {name!r}", remedy=remedy) from None
+        raise UserError(f"{MODEL} has no version {name!r}", remedy=tracking.VERSIONS) from None
 
 
 @contextmanager

@@ -47,6 +47,10 @@ SYSTEM_METRICS_INTERVAL_S = 5
 _MODEL_URI = re.compile(r"models:/(?P<name>[\w-]+)(@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 _RELATIVE = re.compile(r"sqlite:///(?P<path>[^/].*)")
 _SHORT = re.compile(r"@(?P<alias>[\w-]+)|v(?P<version>\d+)")
+VERSIONS = (
+    "a number or an alias, as MLflow's UI shows them; the first version is champion, later ones challenger"
+)
+"""What a person is told who names a version that is not there."""
 _TRAINING_TAG = "training"
 _STORY_TAG = "story"
 _PIPELINE_TAG, _PARENT_TAG = "pipeline_run", "mlflow.parentRunId"
@@ -176,9 +180,7 @@ def model_version(model: str, workspace: Workspace) -> "ModelVersion":
         return client(workspace).get_model_version(parsed["name"], parsed["version"])
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise UserError(
-                f"the registry has no {model}", remedy="register one with `dvc repro register`"
-            ) from None
+            raise UserError(f"the registry has no {model}", remedy=VERSIONS) from None
         raise InfrastructureError(f"MLflow cannot be asked for {model}: {told(error, workspace)}") from error
 
 

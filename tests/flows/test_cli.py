@@ -91,6 +91,10 @@ def test_user_errors_end_with_2_a_message_and_no_traceback(understudy, tmp_path:
         (understudy("promote", "--force"), "--force needs a reason"),
         (understudy("rollback"), "the registry has no understudy-student yet"),
         (understudy("predict", "a.mp4", "--start", "1"), "--start needs --stop"),
+        (
+            understudy("predict", "a.mp4", "--model", "v9"),
+            "the registry has no models:/understudy-student/9 → a number",
+        ),
         (understudy("run", "--nonsense"), "No such option"),
         (understudy("study", "nowhere.yaml"), "not found"),
         (understudy("study", "params.yaml"), "params.yaml, row 4: unknown key data"),
