@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models import pictures, temporal
 from models.pictures import Normalise
@@ -107,6 +108,9 @@ class FrameNetwork(nn.Module):
         self.width: int = image.head_hidden_size  # type: ignore[assignment]
         # Pixel by pixel in memory: forward and backward of a small network take 0.7 times as long on a CPU.
         self.image = image.to(memory_format=torch.channels_last)
+        for layer in image.modules():
+            if type(layer) is nn.Conv2d and layer.groups == layer.in_channels > 1:
+                layer.__class__ = _Depthwise
         self.kind: Temporal = kind
         self.temporal = temporal.build(kind, self.width)
         self.normalisation = normalisation
@@ -148,6 +152,24 @@ class FrameNetwork(nn.Module):
                 weights[name] = adapt_input_conv(own[name].shape[1], weights[name])
         refuse_mismatch(own, weights, config["architecture"])
         self.image.load_state_dict(weights)
+
+
+class _Depthwise(nn.Conv2d):
+    """A depthwise convolution that trains quicker on a CPU where the picture is smaller than the kernel.
+
+    The last layers of a mobile network see 2 x 2 or 4 x 4 of small frames. There oneDNN computes the gradient of 3 x 3
+    and 5 x 5 weights by a slow path, half the step of EfficientNet-Lite0, unless the zeros around the picture are part
+    of it (`python -m benchmarks.depthwise`). The values are the same.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        height, width = self.kernel_size
+        small = input.shape[-2] < height or input.shape[-1] < width
+        if not (self.training and small and input.device.type == "cpu" and isinstance(self.padding, tuple)):
+            return super().forward(input)
+        down, right = self.padding
+        padded = functional.pad(input, [right, right, down, down])
+        return functional.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 def _names(field: str | Iterable[str] | None) -> tuple[str, ...]:

@@ -131,3 +131,18 @@ def test_the_weights_own_mean_and_deviation_are_for_rgb():
     assert torch.allclose(network(x)[0], plain((x - mean) / deviation)[0], atol=1e-5)
     with pytest.raises(ValueError, match="weights is for rgb"):
         PLAIN.model_copy(update={"normalise": "weights"}).build(2)
+
+
+def test_padding_small_pictures_first_changes_no_value():
+    config = PLAIN.model_copy(update={"name": "tf_efficientnet_lite0"})
+    torch.manual_seed(0)
+    ours = config.build(3).image.double()
+    plain = timm.create_model("tf_efficientnet_lite0", num_classes=0).double()
+    plain.load_state_dict(ours.state_dict())
+    images = torch.rand(4, 3, 48, 48, dtype=torch.float64)  # its last layers see 2 x 2
+    outputs = [network(images) for network in (ours, plain)]
+    assert torch.allclose(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    for (name, own), theirs in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(own.grad, theirs.grad), name
