@@ -77,7 +77,10 @@ def _row(model: Model, scores: Mapping[str, HeadScores], evaluate: Evaluate) -> 
 
 
 def head_figures(scores: HeadScores, evaluate: Evaluate) -> dict[str, Any]:
-    """Each figure of one head with its 95 % interval, and the spread over seeds (None for a single seed)."""
+    """Each figure of one head with its 95 % interval, and the spread over seeds (None for a single seed).
+
+    `nll_moved_ci95` is of what the temperature did to the NLL, clip by clip: below zero where it holds.
+    """
     figures: dict[str, Any] = {}
     spread: dict[str, float | None] = {}
     for name in MEANS:
@@ -92,7 +95,8 @@ def head_figures(scores: HeadScores, evaluate: Evaluate) -> dict[str, Any]:
         figures[name] = float(per_seed.mean())
         figures[f"{name}_ci95"] = _interval(_ece_draws(scores, field, evaluate))
         spread[name] = _spread(per_seed)
-    return {**figures, "spread": spread}
+    moved = bootstrap_ci((scores.nll_scaled - scores.nll).mean(axis=0), evaluate.bootstrap, _RESAMPLING_SEED)
+    return {**figures, "nll_moved_ci95": list(moved), "spread": spread}
 
 
 def differences(models: Sequence[Model], scored: Scored, evaluate: Evaluate) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ class Verdict:
         certainty: whether the difference is more than chance, with its interval.
         likelihood: one sentence on the probability that is given to what happened, empty without a baseline.
         calibration: one sentence on calibration, empty without a baseline.
+        temperature: a warning where the fitted temperature makes the probabilities worse, else empty.
         context: what teachers and ensemble reach, and at what cost; empty without teachers.
     """
 
@@ -26,6 +27,7 @@ class Verdict:
     certainty: str
     likelihood: str
     calibration: str
+    temperature: str
     context: str
 
 
@@ -35,12 +37,12 @@ def verdict(comparison: Row) -> Verdict:
     student, baseline = (rows.get(comparison["headline"][role]) for role in ("student", "baseline"))
     own = student or baseline
     if own is None:
-        return Verdict("No student was evaluated.", "", "", "", "")
+        return Verdict("No student was evaluated.", "", "", "", "", "")
     sees = _modalities(own)
     claim = f"With {sees} alone, {_named(own)} recognises {_percent(own)} of the test actions"
-    context = _context(own, comparison["rows"])
+    temperature, context = _temperature(own), _context(own, comparison["rows"])
     if student is None or baseline is None:
-        return Verdict(f"{claim}.", "", "", "", context)
+        return Verdict(f"{claim}.", "", "", "", temperature, context)
     claim += f"; {_named(baseline)}, trained on labels alone, {_percent(baseline)}."
     found = next(d for d in comparison["differences"] if d["name"] == student["name"])["heads"][ACTION]
     return Verdict(
@@ -48,6 +50,7 @@ def verdict(comparison: Row) -> Verdict:
         _certainty(found, comparison),
         _likelihood(found, student, baseline),
         _calibration(found, student, baseline),
+        temperature,
         context,
     )
 
@@ -78,6 +81,19 @@ def _calibration(found: Row, student: Row, baseline: Row) -> str:
     words = ("better calibrated", "calibrated about as well", "worse calibrated")
     word, figures = _lower_is_better(found, student, baseline, "ece_scaled", 3, words)
     return f"It is {word}: ECE {figures}."
+
+
+def _temperature(own: Row) -> str:
+    figures = own["heads"][ACTION]
+    low, high = figures["nll_moved_ci95"]
+    if low <= 0:
+        return ""
+    return (
+        f"The temperature that ships with {_named(own)} makes its probabilities worse here: NLL "
+        f"{figures['nll_scaled']:.2f} with it, {figures['nll']:.2f} without (95 % interval of the difference "
+        f"{low:+.2f} to {high:+.2f}). It was fitted on validation, which is not like these clips: "
+        "validate on groups as new to the networks as those of deployment."
+    )
 
 
 def _lower_is_better(

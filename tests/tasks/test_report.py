@@ -348,6 +348,19 @@ def test_verdict_admits_what_may_be_chance():
     assert "+25.0 points" in found.certainty
 
 
+@pytest.mark.parametrize(("temperature", "warned"), [(0.5, True), (2.0, False)])
+def test_verdict_warns_of_a_temperature_that_does_not_hold(temperature: float, warned: bool):
+    # Wrong on every clip and surer by temperatures below one, so that only the modest one helps.
+    student = said(temperature, verb=[[0.1, 0.9]] * 8, noun=[[0.8, 0.1, 0.1]] * 8)
+    comparison = full(student, student, ALWAYS)
+    figures = comparison["rows"][-1]["heads"]["action"]
+    moved = figures["nll_scaled"] - figures["nll"]
+    assert figures["nll_moved_ci95"] == pytest.approx([moved, moved])  # all clips are alike
+    found = verdict(comparison).temperature
+    assert ("makes its probabilities worse" in found) is warned
+    assert bool(found) is warned
+
+
 def test_verdict_names_the_best_teacher_and_the_cost_of_all():
     teachers = [
         model("flow", "teacher", {0: RIGHT}, ["flow"]),
