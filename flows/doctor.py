@@ -308,6 +308,7 @@ def _disk(clone: Clone) -> str:
     if free < ENOUGH_DISK:
         raise Trouble(
             f"{free / 2**30:.1f} GiB free",
-            f"free some: dvc gc --workspace, or remove trainings, shards and probes in {clone.work}",
+            f"free some: remove trainings, shards, probes and studies in {clone.work}; or, once dvc push holds what "
+            "you would miss, dvc gc --all-commits (it deletes what no commit names)",
         )
     return f"{free / 2**30:.0f} GiB free"

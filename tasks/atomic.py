@@ -51,7 +51,8 @@ def new_file(path: Path) -> Iterator[Path]:
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder to fill; on success it takes the place of `path` as a whole, on failure it goes.
 
-    Leftovers of a run that was killed while filling are removed first: a stage has one writer (see
+    What was at `path` is moved aside before it is removed: killed in between, `path` is the old folder, the new one or
+    missing, never a part of one. Leftovers of a run that was killed are removed first: a stage has one writer (see
     `tasks.__main__`), so whatever lies there belongs to nobody. What ranks but the first write is dropped.
     """
     if not ranks.is_first():
@@ -59,7 +60,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             yield Path(dropped)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.new-*"):
+    for leftover in (*path.parent.glob(f".{path.name}.new-*"), *path.parent.glob(f".{path.name}.old-*")):
         shutil.rmtree(leftover)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
     try:
@@ -68,10 +69,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             file.chmod(0o755 if file.is_dir() else 0o644)  # some writers make private files
             _sync(file)
+        replaced = temporary.with_name(temporary.name.replace(".new-", ".old-"))
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(replaced)
         temporary.rename(path)
         _sync(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

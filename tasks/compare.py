@@ -1,6 +1,7 @@
 """Comparisons side by side: the students of one against its baseline, or the models of two versions."""
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ def read(source: str, workspace: Workspace) -> Comparison:
 
     Args:
         source: a JSON file, a version in the registry as models:/NAME@ALIAS or models:/NAME/VERSION, or @ALIAS or vN
-            for short, which stands for the commit it was made from, or a git revision of this repository.
+            for short, whose release holds the comparison of its day, or a git revision of this repository.
 
     Raises:
         UserError: no such file, revision or version, or DVC has no report for it here.
@@ -53,8 +54,9 @@ def read(source: str, workspace: Workspace) -> Comparison:
     from tasks.stores.tracking import address
 
     registered = address(source)
-    revision = _commit_of(registered, workspace) if registered.startswith("models:") else source
-    return parse(_at_revision(revision, source, workspace), f"{_FILE} at {revision}")
+    if registered.startswith("models:"):
+        return _released(registered, workspace)
+    return parse(_at_revision(source, workspace), f"{_FILE} at {source}")
 
 
 def versus(first: str, second: str, workspace: Workspace) -> "Versus | None":
@@ -105,7 +107,20 @@ def current(workspace: Workspace) -> Comparison:
     return parse(file.read_text(encoding="utf-8"), file)
 
 
-def _at_revision(revision: str, source: str, workspace: Workspace) -> str:
+def _released(model: str, workspace: Workspace) -> Comparison:
+    """The comparison in the release of a registered version."""
+    from tasks.predict import download
+
+    with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
+        file = download(model, workspace, Path(folder)) / "comparison.json"
+        if not file.is_file():
+            raise UserError(
+                f"the release of {model} holds no comparison", remedy="compare the commits it was made from"
+            )
+        return parse(file.read_text(encoding="utf-8"), f"{file.name} of {model}")
+
+
+def _at_revision(revision: str, workspace: Workspace) -> str:
     import dvc.api
     from dvc.exceptions import DvcException
     from scmrepo.exceptions import SCMError
@@ -115,23 +130,10 @@ def _at_revision(revision: str, source: str, workspace: Workspace) -> str:
         return str(dvc.api.read(_FILE, repo=str(root), rev=revision, encoding="utf-8", config=config))
     except (DvcException, SCMError, OSError) as error:
         raise UserError(
-            f"{source!r} is neither a file nor a git revision with a report: {error}",
+            f"{revision!r} is neither a file nor a git revision with a report: {error}",
             remedy="a revision has one where its dvc.lock was committed after a run: "
             "git add dvc.lock data.dvc params.yaml && git commit; one made elsewhere needs dvc pull as well",
         ) from None
-
-
-def _commit_of(model: str, workspace: Workspace) -> str:
-    """The git commit that a registered version was made from."""
-    from tasks.stores import tracking
-
-    commit = tracking.model_version(model, workspace).tags.get("git_commit", "")
-    if not commit or commit.endswith("-dirty"):
-        raise UserError(
-            f"{model} was made from files that no commit holds, so its report cannot be found again",
-            remedy="commit before `understudy run` and the registered version stays comparable",
-        )
-    return commit
 
 
 def baseline_table(comparison: Comparison) -> Table | None:

@@ -242,13 +242,12 @@ def _ranked(classes: Sequence[str], probs: np.ndarray, top: int | None) -> list[
 def download(model: str, workspace: Workspace, folder: Path) -> Path:
     """Fetch a version into `folder`, check it, and give the release folder in it."""
     from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
 
     version = tracking.model_version(model, workspace)
     try:
         with tracking.addressed(workspace):
             download_artifacts(artifact_uri=f"models:/{version.name}/{version.version}", dst_path=str(folder))
-    except (MlflowException, OSError) as error:
+    except tracking.failures() as error:
         said = tracking.told(error, workspace)
         raise InfrastructureError(f"the files of {model} cannot be fetched: {said}") from error
     refuse_pickles(folder, model)

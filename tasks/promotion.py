@@ -25,7 +25,7 @@ from tasks.layout import Workspace
 from tasks.networks import Committee
 from tasks.params import Params
 from tasks.predict import download
-from tasks.register import ABOUT, LONGEST_DESCRIPTION, MODEL, without_pictures
+from tasks.register import ABOUT, HISTORY, LONGEST_DESCRIPTION, MODEL, without_pictures
 from tasks.rescoring import rescored
 from tasks.scorecard import Scorecard
 from tasks.seen import seen_groups, unseen_test_clips
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 _KEY, _VERDICT = "gate_key", "gate_json"
 _MOVE = "move_in_progress"
-_HISTORY = "history."
 _LONGEST_REASON = 500
 _MOST_ROUNDS, _PATIENCE_S = 20, 20.0
 
@@ -103,7 +102,7 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
         verdict = _local(workspace, key) if registered.tags.get(_KEY) == key else None
         verdict = verdict or _judge(client, params, workspace, registered, champion)
         print(f"gate: {verdict.summary}")
-        if is_first and not any(tag.startswith(_HISTORY) for tag in registered.tags):
+        if is_first and not any(tag.startswith(HISTORY) for tag in registered.tags):
             made = datetime.fromtimestamp(registered.creation_timestamp / 1000, UTC)
             _tell(client, version, _stamp(made), f"version {version} is the first and became champion")
         if verdict.outcome == "passed" and params.gate.promote == "auto":
@@ -191,14 +190,22 @@ def promote(name: str, params: Params, workspace: Workspace, force: bool, reason
         number = str(wanted.version)
         if aliases.get(CHAMPION) == number:
             return f"version {number} is the champion already"
-        verdict = _stored_or_new(client, params, workspace, wanted, aliases)
-        if verdict.outcome not in ("passed", "first") and not force:
+        try:
+            verdict = _stored_or_new(client, params, workspace, wanted, aliases)
+            refused, summary = verdict.outcome not in ("passed", "first"), verdict.summary
+        except InfrastructureError as error:  # the files of one of them may be gone for good
+            if not force:
+                raise InfrastructureError(
+                    f'{error}\n  → if they are gone for good: understudy promote {name} --force --reason "…"'
+                ) from error
+            refused, summary = True, f"not judged: {error}"[:_LONGEST_REASON]
+        if refused and not force:
             raise UserError(
-                f"the gate does not let version {number} replace the champion: {verdict.summary}",
+                f"the gate does not let version {number} replace the champion: {summary}",
                 remedy='keep the champion, or take the responsibility: --force --reason "…"',
             )
         words = f"by {_who()}" + (f", forced: {reason}" if force else f": {reason}" if reason else "")
-        return _carry_out(client, _promotion(_as_judged(client, aliases), number, words, verdict.summary))
+        return _carry_out(client, _promotion(_as_judged(client, aliases), number, words, summary))
 
 
 def _as_judged(client: "MlflowClient", aliases: Mapping[str, str]) -> dict[str, str]:
@@ -329,12 +336,25 @@ def _judge(
     client.update_model_version(MODEL, version.version, description=description)
     told = client.get_model_version(MODEL, version.version)
     page = render(_versus(told, champion, challenger, against, params), verdict, params.evaluate.bins)
-    if version.run_id:  # one registered by hand may have none
-        client.log_text(version.run_id, page, "gate.html")
+    _attach(client, version, page)
     _write_report(workspace, verdict, page, key, version.tags.get("release_digest", ""))
     if verdict.outcome != "not comparable":  # another clone may have the data
         client.set_model_version_tag(MODEL, version.version, _KEY, key)
     return verdict
+
+
+def _attach(client: "MlflowClient", version: "ModelVersion", page: str) -> None:
+    """Add the gate's page to the run that registered the version, if there is one: it may have been deleted."""
+    from mlflow.exceptions import MlflowException
+
+    if not version.run_id:
+        return
+    try:
+        client.log_text(version.run_id, page, "gate.html")
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        print(f"gate: the run of version {version.version} is gone, so it gets no page")
 
 
 def _key(params: Params, version: "ModelVersion", champion: "ModelVersion | None") -> str:
@@ -481,12 +501,12 @@ def _do(client: "MlflowClient", move: _Move) -> _Move:
 
 def _tell(client: "MlflowClient", version: str, stamp: str, words: str) -> None:
     """Add a line to the version's history, and the history of all versions to the model's page."""
-    client.set_model_version_tag(MODEL, version, _HISTORY + stamp, words)
+    client.set_model_version_tag(MODEL, version, HISTORY + stamp, words)
     lines = [
-        (key.removeprefix(_HISTORY), value)
+        (key.removeprefix(HISTORY), value)
         for found in _versions(client)
         for key, value in found.tags.items()
-        if key.startswith(_HISTORY)
+        if key.startswith(HISTORY)
     ]
     page = f"{ABOUT}\n\n| UTC | |\n|---|---|"
     for when, what in sorted(lines, reverse=True):
@@ -536,13 +556,19 @@ def _registry(workspace: Workspace) -> "Iterator[MlflowClient]":
         InfrastructureError: the registry cannot be reached or fails.
     """
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        yield tracking.client(workspace)
-    except (MlflowException, SQLAlchemyError) as error:
-        if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+        client = tracking.client(workspace)
+        try:
+            client.get_registered_model(MODEL)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
             raise UserError(f"the registry has no {MODEL} yet", remedy="run: understudy run") from None
+        yield client
+    except tracking.failures() as error:
+        if isinstance(error, OSError):  # of this machine, not of the registry
+            raise
         raise InfrastructureError(
             f"the registry of MLflow at {tracking.shown_uri(workspace)} failed ({tracking.told(error, workspace)})\n"
             "  → run the same again when it is back; what was begun is then carried to its end"

@@ -39,11 +39,18 @@ if TYPE_CHECKING:
 
 MODEL = tracking.MODEL
 ABOUT = "Recognises actions in first-person video, RGB alone."
+HISTORY = "history."
+"""Begins the name of a version's tag that says who moved it, or did not want it, and why."""
 LONGEST_DESCRIPTION = 5000
 """Characters of a description that every store of MLflow takes."""
 
 _ROOT = Path(__file__).parents[1]
 _SERVED = ("tasks", "models")  # the rooms that mlflow/student.py imports; they travel with the model
+ANSWERS = (
+    "mlflow/student.py", "tasks/looking.py", "tasks/modalities/frames.py", "tasks/modalities/rgb.py",
+    "tasks/predict.py", "tasks/serving.py", "tasks/stores/aside.py", "tasks/stores/probe.py", "tasks/stores/video.py",
+)  # fmt: skip
+"""Code that stands between a request and the network: mended, it makes a new version of the same weights."""
 _REQUIREMENTS = (
     "mlflow", "torch", "torchvision", "timm", "safetensors", "numpy", "scipy", "pandas", "pyarrow", "pydantic",
     "pydantic-settings", "PyYAML", "psutil", "opencv-python-headless", "av", "decord",
@@ -141,6 +148,7 @@ def package(params: Params, workspace: Workspace) -> None:
     teachers = params.heard_by(chosen.name)
     release = {
         "name": MODEL,
+        "answers": digest([file_digest(_ROOT / name) for name in ANSWERS]),
         "student": chosen.name,
         "role": chosen.about["role"],
         "seed": seed,
@@ -195,8 +203,6 @@ def ensure(workspace: Workspace) -> "ModelVersion":
     """
     release = _read_release(workspace.release)
     key = file_digest(workspace.release / "release.json")
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         client = tracking.client(workspace)
@@ -205,7 +211,7 @@ def ensure(workspace: Workspace) -> "ModelVersion":
             registered = found[0] if found else _register(client, workspace, release, key)
         _point_alias(client, registered)
         tracking.deliver(workspace)  # trainings that no run came after
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except tracking.failures() as error:
         raise InfrastructureError(
             f"MLflow at {tracking.shown_uri(workspace)} did not register the release "
             f"({tracking.told(error, workspace)})\n  → the release itself is in {workspace.release}; "
@@ -333,13 +339,18 @@ def _log_model(workspace: Workspace) -> Any:
 def _point_alias(client: "MlflowClient", registered: "ModelVersion") -> None:
     """Champion for the first version, challenger for the newest one; older ones keep what they have.
 
-    Done also for a version that was there before, because the run that created it may have been killed.
+    Done also for a version that was there before, because the run that created it may have been killed; not for
+    one with a history: it was champion, or declined, and somebody had a reason.
     """
     model = client.get_registered_model(MODEL)
     newest = max(int(found.version) for found in client.search_model_versions(f"name = '{MODEL}'"))
     if "champion" not in model.aliases:
         client.set_registered_model_alias(MODEL, "champion", registered.version)
-    elif int(registered.version) == newest and str(newest) not in map(str, model.aliases.values()):
+    elif (
+        int(registered.version) == newest
+        and str(newest) not in map(str, model.aliases.values())
+        and not any(tag.startswith(HISTORY) for tag in registered.tags)
+    ):
         client.set_registered_model_alias(MODEL, "challenger", registered.version)
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from uuid import uuid4
 
 import fsspec
 import torch
@@ -48,6 +49,7 @@ class Copies:
                 return
             with new_file(self._checkpoint) as temporary:
                 self._system.get_file(found[max(found)], str(temporary))
+                _epochs(temporary)  # one that cannot be read takes no checkpoint's place
             self._kept = max(found)
             _log.warning("goes on from a copy of %d epochs in %s", max(found), self._place)
         except Exception as error:  # each kind of store has its own
@@ -90,7 +92,7 @@ class Copies:
         folder = self._folder
         self._system.makedirs(folder, exist_ok=True)
         name = f"{self._checkpoint.stem}-{epochs:06d}.pt"
-        part = f"{folder}/.{name}"
+        part = f"{folder}/.{name}.{uuid4().hex}"  # a worker taken for dead may be writing the same copy
         self._system.put_file(str(self._checkpoint), part)
         self._system.mv(part, f"{folder}/{name}")  # whole or not at all
         for held, copy in older.items():

@@ -184,22 +184,31 @@ def model_version(model: str, workspace: Workspace) -> "ModelVersion":
         raise InfrastructureError(f"MLflow cannot be asked for {model}: {told(error, workspace)}") from error
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """What a client of MLflow raises where its server, its database or the store of its files fails."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, OSError, Boto3Error, BotoCoreError, ClientError
+
+
 def git_commit(workspace: Workspace) -> str:
-    """The commit of the clone, with `-dirty` behind it where tracked files differ; empty outside git."""
-    command = [
-        "git",
-        "-C",
-        str(workspace.root),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--dirty",
-        "--exclude=*",
-    ]
+    """The commit of the clone, with `-dirty` behind it where tracked files differ; empty outside git.
+
+    Not counted is dvc.lock: DVC writes it as a run goes on, and what stands in it follows from the other files.
+    """
+    git = ["git", "-C", str(workspace.root)]
+    changes = [*git, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)dvc.lock"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+        commit, changed = (
+            subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+            for command in ([*git, "rev-parse", "HEAD"], changes)
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
+    return f"{commit}-dirty" if changed else commit
 
 
 def lineage(workspace: Workspace) -> dict[str, str]:

@@ -419,4 +419,5 @@ def test_the_image_holds_no_secret_and_copies_what_is_there():
     ignored = (INFRA / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
     assert ignored[0] == "*"
     assert {f"!{name}" for name in copied} == {line for line in ignored if line.startswith("!")}
+    assert "**/.env" in ignored  # patterns begin at the root, and infra/.env holds the passwords
     assert re.search(r"^USER understudy$", dockerfile, re.MULTILINE)

@@ -1,6 +1,7 @@
 """Atomic writing: a reader sees the old content or the new, never a part."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,6 +56,23 @@ def test_what_a_killed_writer_left_is_swept_away(tmp_path):
     assert not (tmp_path / "out").exists()
     with new_folder(tmp_path / "out") as new:
         (new / "a").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_is_never_half_removed(tmp_path, monkeypatch):
+    with new_folder(tmp_path / "out") as new:
+        (new / "a").write_text("before")
+
+    def cut_off(path, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", cut_off)
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "out") as new:
+        (new / "a").write_text("after")
+    assert (tmp_path / "out" / "a").read_text() == "after"
+    monkeypatch.undo()
+    with new_folder(tmp_path / "out") as new:
+        (new / "a").write_text("later")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from tasks import compare, params, promotion, register
 from tasks.atomic import write_json
 from tasks.clips import label_indices, read_clips
-from tasks.errors import UserError
+from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
 from tasks.networks import Committee, Spec
 from tasks.report.comparison import compare as compare_models
@@ -223,6 +224,52 @@ def test_what_the_gate_refuses_needs_force_and_a_reason(workspace, values):
     assert "forced: a | b; gate: version 2 failed" in told
     with pytest.raises(UserError, match="has no version 'nobody'"):
         promotion.promote("nobody", parsed(values), workspace, False, "")
+
+
+def test_a_champion_whose_store_is_gone_can_be_replaced_by_force(workspace, values, monkeypatch):
+    source = version(workspace, 1).source.removeprefix("models:/")
+    place = tracking.client(workspace).get_logged_model(source).artifact_location
+    move_artifacts(workspace.root / "work" / "mlflow.db", place, "s3://gone/model")
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:9")  # where nobody listens
+    for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "MAX_ATTEMPTS": "1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    stricter = parsed(values | {"gate": values["gate"] | {"min_top1_gain": 0.1}})  # so that it is judged anew
+    with pytest.raises(InfrastructureError, match="promote challenger --force"):
+        promotion.promote("challenger", stricter, workspace, force=False, reason="")
+    assert aliases(workspace) == {"champion": 1, "challenger": 3}
+    said = promotion.promote("challenger", stricter, workspace, force=True, reason="its files are gone")
+    assert "forced: its files are gone; gate: not judged: the files of models:/" in said
+    assert aliases(workspace) == {"champion": 3, "previous": 1}
+
+
+def test_a_version_whose_run_was_deleted_is_judged_all_the_same(workspace, values, capsys):
+    work = workspace.root / "work"
+    run = version(workspace, 3).run_id
+    tracking.client(workspace).delete_run(run)
+    store = f"sqlite:///{work / 'mlflow.db'}"
+    _artifact_repos_cache.clear()  # MLflow's, of this process, which knew the run
+    collect = [sys.executable, "-m", "mlflow", "gc", "--run-ids", run]
+    subprocess.run([*collect, "--backend-store-uri", store, "--tracking-uri", store], check=True)
+    stricter = parsed(values | {"gate": values["gate"] | {"min_top1_gain": 0.1}})
+    said = promotion.promote("challenger", stricter, workspace, force=False, reason="")
+    assert "version 3 promoted in place of version 1" in said
+    assert "the run of version 3 is gone" in capsys.readouterr().out
+
+
+def test_what_was_champion_is_no_challenger_again(workspace, values):
+    given = parsed(values)
+    promotion.promote("challenger", given, workspace, force=False, reason="")
+    promotion.rollback(workspace, "misses cups")
+    promotion.promote("2", given, workspace, force=True, reason="the third is worse")
+    assert aliases(workspace) == {"champion": 2, "previous": 1}
+    register.run(given, workspace)  # the release is that of version 3
+    assert aliases(workspace) == {"champion": 2, "previous": 1}
+
+
+def test_another_answer_to_requests_is_another_version(workspace, values, monkeypatch):
+    monkeypatch.setattr(register, "ANSWERS", register.ANSWERS[1:])  # as if one of the files were another
+    register.run(parsed(values), workspace)
+    assert aliases(workspace) == {"champion": 1, "challenger": 4}
 
 
 def test_other_thresholds_are_another_question(workspace, values):
@@ -449,6 +496,14 @@ def test_two_versions_are_compared_clip_by_clip(workspace, tmp_path):
     assert compare.versus("@champion", "HEAD", workspace) is None
     with pytest.raises(UserError, match="the registry has no"):
         compare.versus("@champion", "v9", workspace)
+
+
+def test_a_version_stands_for_the_comparison_in_its_release(workspace):
+    (workspace.reports / "comparison.json").unlink()  # the release holds its own
+    top1 = [
+        compare.read(name, workspace)["rows"][0]["heads"]["action"]["top1"] for name in ("@champion", "v3")
+    ]
+    assert top1 == [pytest.approx(1 / 3), 1.0]
 
 
 def test_versions_of_other_test_clips_are_shown_but_not_paired(workspace, values):

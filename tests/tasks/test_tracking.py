@@ -300,3 +300,25 @@ def test_the_password_of_the_address_is_not_told(workspace, monkeypatch, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", plain)
     assert tracking.told(OSError("a@b did not answer"), workspace) == "a@b did not answer"
     assert tracking.told(OSError(), workspace) == "OSError"
+
+
+def test_the_commit_is_that_of_the_code_whatever_dvc_wrote(tmp_path):
+    def git(*words):
+        names = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        told = subprocess.run(
+            ["git", *names, *words], cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+        return told.stdout.strip()
+
+    git("init", "-q")
+    for name in ("dvc.lock", "params.yaml"):
+        (tmp_path / name).write_text("before")
+    git("add", ".")
+    git("commit", "-qm", "all")
+    commit = git("rev-parse", "HEAD")
+    (tmp_path / "dvc.lock").write_text("after")
+    (tmp_path / "untracked").write_text("x")
+    assert tracking.git_commit(Workspace(tmp_path)) == commit
+    (tmp_path / "params.yaml").write_text("after")
+    assert tracking.git_commit(Workspace(tmp_path)) == f"{commit}-dirty"
+    assert tracking.git_commit(Workspace(tmp_path / "nowhere")) == ""

@@ -87,6 +87,16 @@ def test_what_is_further_here_stays(place: str, tmp_path: Path):
     assert not (tmp_path / "there" / "abcd.pt").exists(), "another training's copy is none of ours"
 
 
+def test_a_copy_that_cannot_be_read_takes_nobodys_place(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "abc-000009.pt").write_bytes(b"half")
+    here = checkpoint(tmp_path / "here" / "abc.pt", 2)
+    with caplog.at_level(logging.WARNING):
+        Copies(str(tmp_path / "place"), here).fetch()
+    assert "the checkpoint was not fetched" in caplog.text
+    assert epochs_of(here) == 2
+
+
 def test_a_place_that_cannot_be_reached_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "file").write_text("no folder")
     lost = Copies(str(tmp_path / "file"), checkpoint(tmp_path / "here" / "abc.pt", 2))
