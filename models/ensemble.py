@@ -9,7 +9,7 @@ arXiv 2307.07483. Beyond it: probability space, and weights renormalised over th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -251,7 +251,12 @@ def mix(logits: Tensor, weights: Tensor, space: Space) -> Tensor:
 
 
 def choose_temperature(
-    logits: Tensor, labels: Tensor, present: Tensor, grid: Sequence[float], space: Space
+    logits: Tensor,
+    labels: Tensor,
+    present: Tensor,
+    grid: Sequence[float],
+    space: Space,
+    weigh: Callable[[float], Tensor],
 ) -> float:
     """Choose the temperature of the data-set weights under which the mix, once calibrated, is most likely.
 
@@ -264,6 +269,7 @@ def choose_temperature(
         present: (clips, teachers), bool; clips without any teacher do not count.
         grid: candidate temperatures; of equally likely ones the largest is taken.
         space: where the mix is made.
+        weigh: temperature → the weights (teachers,) that the mix will have.
 
     Returns:
         The member of `grid` with the lowest negative log-likelihood of the mix over its fitted temperature.
@@ -273,11 +279,10 @@ def choose_temperature(
     """
     if not grid:
         raise ValueError("no candidate temperatures were given")
-    losses = cross_entropies(logits, labels)
     seen = present.any(dim=1)
 
     def likelihood_loss(temperature: float) -> float:
-        mixed = mix(logits, weights("data_set", losses, temperature, present), space)[seen]
+        mixed = mix(logits, normalise(weigh(temperature), present), space)[seen]
         return nll(mixed / fit_temperature(mixed, labels[seen]), labels[seen])
 
     return min(sorted(grid, reverse=True), key=likelihood_loss)

@@ -257,7 +257,7 @@ def _lesson(
         return None
     if student.ensemble is None:
         return apart(bank)
-    heads = learner.params.data.heads
+    heads, taught = learner.params.data.heads, {clip.group for clip in train if clip.labelled}
     return mixed(
         student.ensemble,
         bank,
@@ -265,6 +265,7 @@ def _lesson(
         label_indices(validation, heads),
         list(learner.params.search.weights_temperature),
         held_out=all(learner.params.folds(name) > 1 for name in bank),
+        strangers=np.array([clip.group not in taught for clip in train]),
     )
 
 

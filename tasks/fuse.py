@@ -34,7 +34,7 @@ from tasks.params import FusedTeacher, Params
 from tasks.precision import try_bfloat16
 from tasks.senses import Senses, SharedShards
 from tasks.shards import Shards
-from tasks.train_teacher import member_clips
+from tasks.train_teacher import member_clips, teacher_learner
 from tasks.training import Epoch
 
 Kind = Literal["ume", "head", "umt"]
@@ -169,7 +169,12 @@ def make(
     learner = _for(learner, kind)
     members, histories = [], {}
     for member in range(len(next(iter(branches.values())).members)):
-        network = joined(learner.spec, branches, member, seed)
+        own = {modality: teacher.alone(member) for modality, teacher in branches.items()}
+        if kind == "ume":
+            own = {
+                modality: _calibrated_alone(learner, modality, teacher) for modality, teacher in own.items()
+            }
+        network = joined(learner.spec, own, member, seed)
         if kind == "head":
             network.backbone.freeze()  # type: ignore[operator]
         if kind != "ume":
@@ -199,8 +204,17 @@ def _for(learner: Learner, kind: Kind) -> Learner:
     return replace(learner, method=UMT(kind="umt", feature_weight=weight, widths=module.widths))
 
 
+def _calibrated_alone(learner: Learner, modality: str, teacher: Committee) -> Committee:
+    """One network of a teacher with its own temperature: it is calibrated otherwise than the mean of several."""
+    params = learner.params
+    name = next(
+        name for name in params.fused[learner.name].teachers if params.teachers[name].modality == modality
+    )
+    return teacher_learner(params, learner.workspace, name).finish(teacher.members)[0]
+
+
 def joined(spec: Spec, branches: Mapping[str, Committee], member: int, seed: int) -> Network:
-    """A fused network whose branches are the networks `member` of the teachers.
+    """A fused network whose branches are the single networks of `branches`.
 
     A joint classifier is drawn from (seed, member); the branches' own heads come with their temperatures.
     """
@@ -208,7 +222,7 @@ def joined(spec: Spec, branches: Mapping[str, Committee], member: int, seed: int
     network = spec.empty_network()
     assert isinstance(network.backbone, FusedNetwork)
     for number, (modality, teacher) in enumerate(branches.items()):
-        own = teacher.members[member]
+        (own,) = teacher.members
         network.backbone.branch(modality).load_state_dict(own.backbone.state_dict())
         if isinstance(network.heads, MeanHeads):
             network.heads.branch(modality).load_state_dict(own.heads.state_dict())

@@ -34,7 +34,8 @@ class Mixed:
         weights: head → teacher → its mean weight over the training clips.
         weights_temperature: head → γ.
         temperature: head → what the mix was divided by.
-        unlabelled_temperature: the same for clips that nobody labelled; empty where there are none.
+        unlabelled_temperature: the same for clips that nobody labelled, of groups without any label if there are such;
+            empty where there are none.
     """
 
     lessons: Lessons
@@ -51,6 +52,7 @@ def mixed(
     val_labels: dict[str, np.ndarray],
     candidates: list[float],
     held_out: bool,
+    strangers: np.ndarray,
 ) -> Mixed:
     """Mix the teachings of several teachers into one lesson for every training view.
 
@@ -59,8 +61,9 @@ def mixed(
     too cautious (Rahaman & Thiery, NeurIPS 2021, arXiv 2007.08792): so the mix gets a temperature of its own, fitted
     where the teachers did not learn. Per-sample weights have seen the label; what they mix is left as it is.
 
-    Clips that nobody labelled were seen by no network of a teacher, as validation clips were not: their mix is
-    calibrated on those. Where weights are per sample, theirs are those of the data set.
+    Of clips that nobody labelled, of groups without any label, all networks of a teacher speak, as of validation clips:
+    their mix is calibrated on those. In a group that has labels a single network speaks, as of labelled clips. Where
+    weights are per sample, theirs are those of the data set.
 
     Args:
         bank: teacher → teachings.
@@ -70,6 +73,7 @@ def mixed(
             weights; the caller settles it for per-sample weights).
         held_out: the teachings on training clips are out-of-fold, so the mix can be calibrated on them; else it
             is on validation.
+        strangers: bool (clips,), of groups without any label.
     """
     names = list(bank)
     present = torch.from_numpy(np.stack([bank[name].train_present for name in names], 1))
@@ -83,16 +87,20 @@ def mixed(
         gamma = ensemble.weights_temperature
         if ensemble.weights in ("uniform", "learned"):
             gamma = 1.0  # they have none
-        elif gamma == "auto":
-            gamma = choose_temperature(val.logits, val.labels, val.present, candidates, ensemble.space)
+
+        def weigh(gamma: float, loss: Tensor = loss, told: Tensor = told, val: _Validation = val) -> Tensor:
+            if held_out:
+                return data_set_weights(loss, gamma, present[told])
+            return data_set_weights(val.losses, gamma, val.present)
+
+        if gamma == "auto":
+            gamma = choose_temperature(val.logits, val.labels, val.present, candidates, ensemble.space, weigh)
         if ensemble.weights == "learned":
             of_all = learn_weights(val.logits, val.labels, val.present, ensemble.space)
         elif ensemble.weights == "uniform":
             of_all = torch.ones(len(names))
-        elif held_out:
-            of_all = data_set_weights(loss, gamma, present[told])
         else:
-            of_all = data_set_weights(val.losses, gamma, val.present)
+            of_all = weigh(gamma)
         share = normalise(of_all, present)
         if ensemble.weights == "per_sample":
             share[told] = weights("per_sample", loss, gamma, present[told])
@@ -100,14 +108,16 @@ def mixed(
             _mix_of_views(val.said, normalise(of_all, val.present), ensemble), val.labels
         )
         lesson = _mix_of_views(said, share, ensemble)
-        temperatures[head] = 1.0
-        if ensemble.weights != "per_sample" and held_out:
-            temperatures[head] = _temperature(lesson[seen], truth[seen])
-        elif ensemble.weights != "per_sample":
-            temperatures[head] = of_strangers
+        of_kin = of_strangers
+        if held_out:
+            out_of_fold = _mix_of_views(said[seen], normalise(of_all, present[seen]), ensemble)
+            of_kin = _temperature(out_of_fold, truth[seen])
+        temperatures[head] = 1.0 if ensemble.weights == "per_sample" else of_kin
         divisor = torch.full((len(labels), 1, 1), temperatures[head])
         if not told.all():
-            divisor[~told] = unlabelled[head] = of_strangers
+            alien = torch.from_numpy(strangers)
+            divisor[~told & alien], divisor[~told & ~alien] = of_strangers, of_kin
+            unlabelled[head] = of_strangers if alien.any() else of_kin
         log_probs[head] = (lesson / divisor).log_softmax(-1).float().numpy()
         mean_weights[head] = dict(zip(names, share[seen].mean(0).tolist(), strict=True))
         chosen[head] = gamma

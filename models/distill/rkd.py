@@ -90,8 +90,13 @@ def _distances(clips: Tensor) -> Tensor:
 
 
 def _angles(clips: Tensor) -> Tensor:
-    """The cosine of the angle at the second of any three distinct clips (clips, width), (triples,)."""
-    away = functional.normalize(clips[None] - clips[:, None], dim=-1)  # [j, i]: from j to i
+    """The cosine of the angle at the second of any three distinct clips (clips, width), (triples,).
+
+    Clips alike, as two black ones, make no angle: the cosine is 0, without a gradient, which would be next to infinite.
+    """
+    between = clips[None] - clips[:, None]  # [j, i]: from j to i
+    alike = ~between.any(dim=-1, keepdim=True)
+    away = functional.normalize(torch.where(alike, 1, between), dim=-1) * ~alike
     cosines = away @ away.transpose(1, 2)  # [j, i, k]
     apart = ~torch.eye(len(clips), dtype=torch.bool, device=clips.device)
     return cosines[apart[:, :, None] & apart[:, None, :] & apart[None]]

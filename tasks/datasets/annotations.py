@@ -146,6 +146,11 @@ def grouped(clips: Sequence[AnnotatedClip]) -> list[AnnotatedClip]:
     return [replace(clip, group=clip.group or only.get(clip.video, "")) for clip in clips]
 
 
+def groups(clips: Iterable[AnnotatedClip]) -> int:
+    """How many groups the clips are of."""
+    return len({clip.group or clip.video for clip in clips})
+
+
 def check(clips: Sequence[AnnotatedClip], heads: Mapping[str, Sequence[str]]) -> None:
     """Refuse annotations that contradict themselves or the params.
 
@@ -158,7 +163,6 @@ def check(clips: Sequence[AnnotatedClip], heads: Mapping[str, Sequence[str]]) ->
             file and row.
     """
     seen: dict[str, AnnotatedClip] = {}
-    split_of: dict[str, AnnotatedClip] = {}
     known = (*SPLITS, "unlabelled")
     for clip in clips:
         first = seen.setdefault(clip.clip_id, clip)
@@ -184,17 +188,63 @@ def check(clips: Sequence[AnnotatedClip], heads: Mapping[str, Sequence[str]]) ->
                     row=clip.row,
                     remedy=suggestion(label, heads[head]) + " `understudy import` writes the classes anew.",
                 )
-        if clip.split:
-            group = clip.group or clip.video
-            other = split_of.setdefault(group, clip)
-            if _apart(clip, other):
-                raise UserError(
-                    f"group {group!r} is in {clip.split} here and in {other.split} in row {other.row}",
-                    file=clip.file,
-                    row=clip.row,
-                    remedy="put all clips of a group in one split, or leave the split empty",
-                )
+    _refuse_torn_groups(clips, "put all clips of a group in one split, or leave the split empty")
     _refuse_shared_moments(clips)
+
+
+def joined(clips: Sequence[AnnotatedClip]) -> list[AnnotatedClip]:
+    """The clips; groups whose clips share moments of a video become one, named as the first of them.
+
+    So no footage is on two sides of a split, or of the folds of a teacher.
+
+    Args:
+        clips: of the whole data set, checked.
+
+    Raises:
+        UserError: the annotations give two of such groups to different splits.
+    """
+    first = {clip.group or clip.video: place for place, clip in reversed(list(enumerate(clips)))}
+    within: dict[str, str] = {}
+
+    def whole(group: str) -> str:
+        while group in within:
+            group = within[group]
+        return group
+
+    farthest: dict[str, AnnotatedClip] = {}  # of each video the clip that reaches farthest
+    for clip in sorted(clips, key=lambda clip: clip.start_s):
+        if _stop_s(clip) <= clip.start_s:  # it will be left out
+            continue
+        other = farthest.setdefault(clip.video, clip)
+        if _stop_s(other) > clip.start_s + _ROUNDING_S:
+            one, two = sorted(
+                (whole(each.group or each.video) for each in (clip, other)), key=first.__getitem__
+            )
+            if one != two:
+                within[two] = one
+        if _stop_s(clip) > _stop_s(other):
+            farthest[clip.video] = clip
+    if not within:
+        return list(clips)
+    found = [replace(clip, group=whole(clip.group or clip.video)) for clip in clips]
+    _refuse_torn_groups(found, "put groups whose clips share moments of a video in one split")
+    return found
+
+
+def _refuse_torn_groups(clips: Iterable[AnnotatedClip], remedy: str) -> None:
+    split_of: dict[str, AnnotatedClip] = {}
+    for clip in clips:
+        if not clip.split:
+            continue
+        group = clip.group or clip.video
+        other = split_of.setdefault(group, clip)
+        if _apart(clip, other):
+            raise UserError(
+                f"group {group!r} is in {clip.split} here and in {other.split} in row {other.row}",
+                file=clip.file,
+                row=clip.row,
+                remedy=remedy,
+            )
 
 
 def _apart(clip: AnnotatedClip, other: AnnotatedClip) -> bool:

@@ -1,6 +1,7 @@
 """The ensemble of teachers as a row of the comparison: what students are distilled from, used itself."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,9 +31,14 @@ def weigh(
     found = {}
     for head, truth in labels.items():
         logits = torch.stack([teacher.calibrated[head] for teacher in teachers], dim=1)
-        gamma = ensemble.choose_temperature(logits, truth, seen, grid, "probs")
-        found[head] = ensemble.data_set_weights(ensemble.cross_entropies(logits, truth), gamma, seen)
+        losses = ensemble.cross_entropies(logits, truth)
+        weigh = partial(_weigh, losses, seen)
+        found[head] = weigh(ensemble.choose_temperature(logits, truth, seen, grid, "probs", weigh))
     return found
+
+
+def _weigh(losses: Tensor, seen: Tensor, gamma: float) -> Tensor:
+    return ensemble.data_set_weights(losses, gamma, seen)
 
 
 def mix(

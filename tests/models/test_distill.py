@@ -423,6 +423,26 @@ def test_clips_in_the_same_place_have_finite_relations():
     assert moments.grad.isfinite().all()
 
 
+def test_two_clips_alike_do_not_drown_the_others():
+    """As two black ones among others: between them there is no angle, and its gradient would be as good as infinite."""
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.randn(5, 3, generator=generator)
+    teacher = torch.randn(5, 4, generator=generator)
+
+    def gradient(clips: torch.Tensor) -> torch.Tensor:
+        moments = clips[:, None].clone().requires_grad_()
+        hint = Hint(teacher[:, None], torch.zeros(5).long(), torch.ones(5).bool())
+        logits = {"action": torch.zeros(5, 2)}
+        taught = Lesson(logits, torch.ones(5).bool(), {"flow": hint})
+        output = Output(clips, moments, logits)
+        RELATED.loss(output, taught, {"action": torch.zeros(5).long()}, ALONE, 0.0).total.backward()
+        return moments.grad
+
+    alike = clips.clone()
+    alike[1] = alike[0]
+    assert gradient(alike).norm() < 10 * gradient(clips).norm()
+
+
 @pytest.mark.parametrize("method", [APART, RELATED], ids=lambda method: method.kind)
 def test_gradients_are_those_of_the_loss(method):
     generator = torch.Generator().manual_seed(0)

@@ -16,6 +16,7 @@ from tasks.layout import Workspace
 from tasks.networks import Committee
 from tasks.params import Params
 from tasks.teach import Teachings, load_bank
+from tasks.train_teacher import teacher_learner
 
 CROSS_FITTED = ["eyes", "boxes", "both"]
 
@@ -96,7 +97,7 @@ def test_a_member_begins_as_the_members_of_the_same_fold(workspace: Workspace, p
     spec = fused_learner(params, workspace, "both").spec
     teachers = branches(workspace)
     for member in range(3):
-        network = joined(spec, teachers, member, 0)
+        network = joined(spec, {name: teacher.alone(member) for name, teacher in teachers.items()}, member, 0)
         for modality, teacher in teachers.items():
             own = teacher.members[member].backbone.state_dict()
             for name, value in network.backbone.branch(modality).state_dict().items():
@@ -140,7 +141,7 @@ def test_branches_stay_or_move_as_the_way_says(workspace: Workspace, params: Par
 
 
 def test_the_mean_is_that_of_the_calibrated_teachers(workspace: Workspace, params: Params):
-    """Member by member, on a clip that has both modalities and one without boxes."""
+    """Member by member, each over its own temperature, on a clip that has both modalities and one without boxes."""
     teachers = branches(workspace)
     learner = fused_learner(params, workspace, "both")
     committee = make(learner, "ume", teachers, read_clips(workspace.index, "train"), 0).committee
@@ -153,10 +154,16 @@ def test_the_mean_is_that_of_the_calibrated_teachers(workspace: Workspace, param
             for modality, teacher in teachers.items()
         }
     assert batch.inputs.present["detections"].tolist() == [False, True]
+    own = {
+        params.teachers[name].modality: teacher_learner(params, workspace, name)
+        .finish([teachers[params.teachers[name].modality].members[1]])[0]
+        .temperature
+        for name in params.fused["both"].teachers
+    }
+    assert any(own[modality] != teacher.temperature for modality, teacher in teachers.items())
     for head in params.data.heads:
         probs = {
-            modality: (logits[head] / teachers[modality].temperature[head]).softmax(-1)
-            for modality, logits in alone.items()
+            modality: (logits[head] / own[modality][head]).softmax(-1) for modality, logits in alone.items()
         }
         torch.testing.assert_close(said[head][0].exp(), probs["rgb"][0])
         torch.testing.assert_close(said[head][1].exp(), (probs["rgb"][1] + probs["detections"][1]) / 2)

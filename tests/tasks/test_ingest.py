@@ -251,6 +251,8 @@ def test_an_empty_group_is_that_of_its_video(tmp_path: Path, raw_folder):
     content[1][1], content[1][5] = "v0.mp4", ""  # beside a clip of g0
     content[2][1] = content[3][1] = content[4][1] = "v2.mp4"
     content[3][5], content[4][5] = "g7", ""  # its video has two groups: which is meant?
+    for row in (2, 3, 4):
+        content[row][2:4] = 0.3 * (row - 2), 0.3 * (row - 1)  # they share no moments
     raw_folder(content)
     groups = {clip.clip_id: clip.group for clip in read_clips(build(tmp_path).index)}
     assert [groups[f"c{n}"] for n in range(6)] == ["g0", "g0", "g1", "g7", "v2.mp4", "g2"]
@@ -280,6 +282,34 @@ def test_footage_shared_by_two_splits(tmp_path: Path, raw_folder, splits, second
     ) as stopped:
         build(tmp_path)
     assert "put clips that overlap in one split" in str(stopped.value)
+
+
+def test_groups_that_share_moments_of_a_video_are_one(tmp_path: Path, raw_folder, capsys):
+    content = rows()
+    for row in (
+        1,
+        2,
+        3,
+    ):  # a chain: the first of g0 with the first of g1, that with its second, with the first of g2
+        content[row][1] = "v1.mp4"
+    content[1][2:4], content[2][2:4], content[3][2:4] = (0.0, 0.4), (0.3, 0.7), (0.7, 1.0)
+    content[4][1:4], content[5][1:4] = ("v1.mp4", 0.6, 0.8), ("v1.mp4", 0.8, 1.0)
+    raw_folder(content)
+    found = {clip.clip_id: clip for clip in read_clips(build(tmp_path).index)}
+    assert [found[f"c{n}"].group for n in range(8)] == ["g0"] * 6 + ["g3"] * 2
+    assert len({found[f"c{n}"].split for n in range(6)}) == 1
+    assert "2 group(s) share moments of a video with another" in capsys.readouterr().out
+
+
+def test_groups_that_share_moments_cannot_be_given_to_two_splits(tmp_path: Path, raw_folder):
+    given = {"g0": "train", "g1": "test", "g2": "val"}
+    content = [[*row, given.get(str(row[5]), "train")] for row in rows()]
+    content[1][6] = content[2][6] = ""  # of one group and of the other, drawn with it; they overlap
+    content[2][1] = content[1][1]
+    raw_folder(content, SPLIT_COLUMNS)
+    with pytest.raises(UserError, match="group 'g0' is in test here and in train in row 2") as stopped:
+        build(tmp_path)
+    assert "whose clips share moments" in str(stopped.value)
 
 
 def test_windows_of_one_length_are_drawn_though_they_differ_by_rounding(tmp_path: Path, raw_folder):

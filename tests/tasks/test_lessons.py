@@ -32,7 +32,7 @@ def mix(bank, weights="per_sample", gamma=1e9, space="probs", views="same", held
     ensemble = Ensemble(
         teachers=list(bank), weights=weights, weights_temperature=gamma, space=space, views=views
     )
-    return mixed(ensemble, bank, LABELS, VAL_LABELS, CANDIDATES, held_out)
+    return mixed(ensemble, bank, LABELS, VAL_LABELS, CANDIDATES, held_out, np.ones(4, bool))
 
 
 def test_a_mix_of_probabilities_worked_by_hand():
@@ -132,14 +132,16 @@ def test_clips_without_labels_are_mixed_by_the_data_set_and_calibrated_on_valida
         teachers=["good", "bad"], weights="per_sample", weights_temperature=1.0, space="probs", views="same"
     )
     labels = {"action": np.array([0, 1, 2, NO_LABEL])}
-    found = mixed(ensemble, bank, labels, VAL_LABELS, CANDIDATES, held_out=True)
+    strangers = np.array([False, False, False, True])
+    found = mixed(ensemble, bank, labels, VAL_LABELS, CANDIDATES, True, strangers)
     alone = mixed(
         Ensemble(teachers=["good"], weights="uniform", weights_temperature=1.0, space="probs", views="same"),
         {"good": bank["good"]},
         labels,
         VAL_LABELS,
         CANDIDATES,
-        held_out=True,
+        True,
+        strangers,
     )
     assert found.temperature == {"action": 1.0}
     assert 0 < found.unlabelled_temperature["action"] < 1.0
@@ -147,6 +149,34 @@ def test_clips_without_labels_are_mixed_by_the_data_set_and_calibrated_on_valida
     assert said.argmax() == 0  # what the good teacher says, though no label tells that it is good
     assert np.exp(alone.lessons.log_probs["action"][3, 0]).max() > 0.95
     assert mix(bank).unlabelled_temperature == {}
+
+
+@pytest.mark.parametrize("weights", ["uniform", "per_sample"])
+def test_in_a_group_with_labels_one_network_speaks_of_the_others_too(weights):
+    """Its clips without a label are calibrated as those with one, out-of-fold, not as what all networks say."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 3, 200)
+    sure, unsure = (
+        (scale * (np.eye(3)[truth][:, None] + random.normal(0.0, 0.5, (200, 1, 3)))).astype(np.float32)
+        for scale in (9.0, 1.0)
+    )
+    seen = np.ones(200, bool)
+    bank = {"one": Teachings({"action": unsure}, seen, {"action": sure}, seen, None)}
+    ensemble = Ensemble(
+        teachers=["one"], weights=weights, weights_temperature=1.0, space="probs", views="same"
+    )
+    told = np.where(np.arange(200) < 100, truth, NO_LABEL)
+    strangers = np.arange(200) >= 150
+    found = mixed(ensemble, bank, {"action": told}, {"action": truth}, CANDIDATES, True, strangers)
+    said = found.lessons.log_probs["action"][:, 0]
+    divisor = [
+        float((unsure[row, 0, 0] - unsure[row, 0, 1]) / (said[row, 0] - said[row, 1]))
+        for row in (0, 120, 160)
+    ]
+    assert divisor[2] == pytest.approx(found.unlabelled_temperature["action"], rel=1e-3)
+    assert divisor[1] < 0.5 * divisor[2]
+    if weights == "uniform":
+        assert divisor[1] == pytest.approx(divisor[0], rel=1e-3)
 
 
 def test_the_mean_over_views_is_what_is_calibrated():
@@ -162,7 +192,7 @@ def test_the_mean_over_views_is_what_is_calibrated():
         ensemble = Ensemble(
             teachers=["one"], weights="uniform", weights_temperature=1.0, space="probs", views=views
         )
-        return mixed(ensemble, bank, nobody, labels, CANDIDATES, held_out=False)
+        return mixed(ensemble, bank, nobody, labels, CANDIDATES, False, np.ones(300, bool))
 
     mean, same = found("mean"), found("same")
     probs = torch.from_numpy(logits).softmax(-1)
