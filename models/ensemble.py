@@ -91,7 +91,7 @@ def data_set_weights(cross_entropies: Tensor, temperature: float, present: Tenso
     return _softmax(-total / present.sum(dim=0).clamp(min=1) / _positive(temperature), seen)
 
 
-def learn_weights(logits: Tensor, labels: Tensor, present: Tensor, space: Space) -> Tensor:
+def learn_weights(logits: Tensor, labels: Tensor, present: Tensor, space: Space, groups: Tensor) -> Tensor:
     """Learn the weights, and a temperature T of the mix, under which held-out clips are most likely.
 
     argmin over w on the simplex and T of mean_i NLL(mix_i(w) / T) + κ ‖w − even‖²
@@ -102,9 +102,9 @@ def learn_weights(logits: Tensor, labels: Tensor, present: Tensor, space: Space)
     single valley in w for T ≤ 1. Their mean is searched by L-BFGS-B from even weights, the same way every time. A
     clip that only teachers of weight 0 saw is shared by them alike (`normalise`): somebody has to speak of it.
 
-    Few clips overfit even a few weights. So κ is chosen among SHRINKAGES by cross-validation: the clips, in their
-    order, are cut into PARTS runs (neighbours often share a video), each predicted by weights learned from the
-    others; the lowest NLL wins. The pull is a square, so that it lets weights be 0.
+    Few clips overfit even a few weights. So κ is chosen among SHRINKAGES by cross-validation: the clips are dealt into
+    PARTS, groups whole where there are enough, else every class evenly, and each part is predicted by weights learned
+    from the others; the lowest NLL wins. The pull is a square, so that it lets weights be 0.
 
     Args:
         logits: (clips, teachers, classes), calibrated, on clips the teachers were not trained on; entries of absent
@@ -112,6 +112,7 @@ def learn_weights(logits: Tensor, labels: Tensor, present: Tensor, space: Space)
         labels: (clips,), int64.
         present: (clips, teachers), bool; clips without any teacher do not count.
         space: where the mix is made.
+        groups: (clips,), int64, what must not be torn (participant, object).
 
     Returns:
         (teachers,), float32 or wider, adding up to 1; 0 for a teacher that saw no clip. `normalise` fits them to
@@ -124,7 +125,7 @@ def learn_weights(logits: Tensor, labels: Tensor, present: Tensor, space: Space)
     if not known.any():
         raise ValueError("no clip was seen by any teacher, so teachers cannot be weighed")
     clips = _Judged.of(logits[seen][:, known], labels[seen], present[seen][:, known], space)
-    learned, _ = clips.fit(_shrinkage(clips))
+    learned, _ = clips.fit(_shrinkage(clips, _parts(clips.labels, groups[seen])))
     found = torch.zeros(
         len(known), dtype=torch.promote_types(logits.dtype, torch.float32), device=logits.device
     )
@@ -192,10 +193,26 @@ class _Judged:
         return mixed if self.space == "logits" else mixed.clamp(min=torch.finfo(mixed.dtype).tiny).log()
 
 
-def _shrinkage(clips: _Judged) -> float:
+def _parts(labels: Tensor, groups: Tensor) -> list[Tensor]:
+    """Return the rows of at most PARTS parts: groups whole, largest first to the emptiest, or every class evenly."""
+    names, which, sizes = groups.unique(return_inverse=True, return_counts=True)
+    if len(names) >= PARTS:
+        part_of, filled = torch.zeros_like(names), [0] * PARTS
+        for group in sizes.argsort(descending=True, stable=True).tolist():
+            part_of[group] = filled.index(min(filled))
+            filled[part_of[group]] += int(sizes[group])
+        part = part_of[which]
+    else:
+        part = torch.empty_like(labels)
+        part[labels.argsort(stable=True)] = torch.arange(len(labels), device=labels.device) % PARTS
+    return [
+        rows for number in range(PARTS) if 0 < len(rows := (part == number).nonzero()[:, 0]) < len(labels)
+    ]
+
+
+def _shrinkage(clips: _Judged, parts: Sequence[Tensor]) -> float:
     """Return the κ that predicts held-out parts of the clips best, of equal ones the strongest."""
     rows = torch.arange(len(clips.labels), device=clips.labels.device)
-    parts = [part for part in rows.tensor_split(PARTS) if 0 < len(part) < len(rows)]
 
     def loss(shrinkage: float) -> float:
         total = 0.0

@@ -266,6 +266,7 @@ def _lesson(
         list(learner.params.search.weights_temperature),
         held_out=all(learner.params.folds(name) > 1 for name in bank),
         strangers=np.array([clip.group not in taught for clip in train]),
+        val_groups=np.unique([clip.group for clip in validation], return_inverse=True)[1],
     )
 
 

@@ -53,6 +53,7 @@ def mixed(
     candidates: list[float],
     held_out: bool,
     strangers: np.ndarray,
+    val_groups: np.ndarray,
 ) -> Mixed:
     """Mix the teachings of several teachers into one lesson for every training view.
 
@@ -74,6 +75,7 @@ def mixed(
         held_out: the teachings on training clips are out-of-fold, so the mix can be calibrated on them; else it
             is on validation.
         strangers: bool (clips,), of groups without any label.
+        val_groups: int64 (clips,), the groups of the validation clips.
     """
     names = list(bank)
     present = torch.from_numpy(np.stack([bank[name].train_present for name in names], 1))
@@ -83,7 +85,7 @@ def mixed(
         truth, seen = torch.from_numpy(labels), present.any(1) & told
         said = torch.from_numpy(np.stack([bank[name].train[head] for name in names], 2))
         loss = cross_entropies(_view_mean(said[told].log_softmax(-1)), truth[told])
-        val = _Validation.of(bank, head, val_labels[head])
+        val = _Validation.of(bank, head, val_labels[head], val_groups)
         gamma = ensemble.weights_temperature
         if ensemble.weights in ("uniform", "learned"):
             gamma = 1.0  # they have none
@@ -96,7 +98,7 @@ def mixed(
         if gamma == "auto":
             gamma = choose_temperature(val.logits, val.labels, val.present, candidates, ensemble.space, weigh)
         if ensemble.weights == "learned":
-            of_all = learn_weights(val.logits, val.labels, val.present, ensemble.space)
+            of_all = learn_weights(val.logits, val.labels, val.present, ensemble.space, val.groups)
         elif ensemble.weights == "uniform":
             of_all = torch.ones(len(names))
         else:
@@ -184,19 +186,22 @@ class _Validation:
     Attributes:
         said: (clips, views, teachers, classes), logits.
         present: bool (clips, teachers).
-        labels: int64 (clips,).
+        labels, groups: int64 (clips,).
     """
 
     said: Tensor
     present: Tensor
     labels: Tensor
+    groups: Tensor
 
     @classmethod
-    def of(cls, bank: dict[str, Teachings], head: str, labels: np.ndarray) -> "_Validation":
+    def of(
+        cls, bank: dict[str, Teachings], head: str, labels: np.ndarray, groups: np.ndarray
+    ) -> "_Validation":
         said = torch.from_numpy(np.stack([teachings.val[head] for teachings in bank.values()], 2))
         present = torch.from_numpy(np.stack([teachings.val_present for teachings in bank.values()], 1))
         seen = present.any(1)
-        return cls(said[seen], present[seen], torch.from_numpy(labels)[seen])
+        return cls(said[seen], present[seen], *(torch.from_numpy(each)[seen] for each in (labels, groups)))
 
     @cached_property
     def logits(self) -> Tensor:

@@ -1,5 +1,6 @@
 """Weights of teachers and their mix: laws for any numbers, values worked by hand, refusals."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from models.calibration import fit_temperature, nll
 from models.ensemble import (
+    _parts,
     choose_temperature,
     cross_entropies,
     data_set_weights,
@@ -206,7 +208,7 @@ def test_learned_weights_are_the_best_of_a_grid(space):
         mixed = mix(logits, normalise(torch.tensor(shares), there), space)
         return nll(mixed / fit_temperature(mixed, labels), labels)
 
-    found = learn_weights(logits, labels, there, space)
+    found = learn_weights(logits, labels, there, space, apart(logits))
     assert found.sum() == pytest.approx(1)
     grid = [(a / 20, b / 20, (20 - a - b) / 20) for a in range(21) for b in range(21 - a)]
     assert loss(found.tolist()) < min(map(loss, grid)) + 1e-5
@@ -226,15 +228,32 @@ def test_at_a_temperature_of_one_learned_weights_are_those_of_em():
         responsible = shares * of_truth
         shares = (responsible / responsible.sum(1, keepdim=True)).mean(0)
     torch.testing.assert_close(
-        learn_weights(logits, drawn, everyone(logits), "probs"), shares, atol=0.02, rtol=0
+        learn_weights(logits, drawn, everyone(logits), "probs", apart(logits)), shares, atol=0.02, rtol=0
     )
+
+
+def apart(logits: torch.Tensor) -> torch.Tensor:
+    """Every clip in a group of its own."""
+    return torch.arange(len(logits))
+
+
+def test_the_parts_keep_groups_whole_or_deal_every_class():
+    labels = torch.arange(60) // 6  # sorted by class, as annotations often are
+    groups = torch.arange(60) % 12
+    parts = _parts(labels, groups)
+    assert sorted(torch.cat(parts).tolist()) == list(range(60))
+    for one, two in itertools.combinations(parts, 2):
+        assert not set(groups[one].tolist()) & set(groups[two].tolist())
+    for part in _parts(labels, torch.zeros(60).long()):  # of one person
+        assert set(labels[part].tolist()) == set(range(10))
+    assert _parts(labels[:1], groups[:1]) == []
 
 
 @spaces
 @pytest.mark.parametrize("clips", [40, 400])
 def test_a_harmful_teacher_is_dropped(space, clips):
     logits, labels = judged(clips, [2.0, 2.0, -2.0])
-    found = learn_weights(logits, labels, everyone(logits), space)
+    found = learn_weights(logits, labels, everyone(logits), space, apart(logits))
     assert found[2] == 0
     assert (found[:2] > 0.2).all()
 
@@ -245,7 +264,9 @@ def test_few_clips_leave_teachers_alike_more_even_than_no_pull(space):
     uneven = []
     for seed in range(8):
         logits, labels = judged(10, [1.5] * 4, seed)
-        uneven.append((learn_weights(logits, labels, everyone(logits), space) - 0.25).abs().max().item())
+        uneven.append(
+            (learn_weights(logits, labels, everyone(logits), space, apart(logits)) - 0.25).abs().max().item()
+        )
     assert sorted(uneven)[4] < 0.15
 
 
@@ -255,16 +276,16 @@ def test_learned_weights_of_any_presence_are_a_distribution(space):
     there = torch.rand(30, 3, generator=torch.Generator().manual_seed(0)) < 0.6
     there[:, 2] = False
     logits[~there] = math.nan
-    found = learn_weights(logits, labels, there, space)
+    found = learn_weights(logits, labels, there, space, apart(logits))
     assert found[2] == 0
     assert (found >= 0).all()
     assert found.sum() == pytest.approx(1)
-    assert torch.equal(found, learn_weights(logits, labels, there, space))
+    assert torch.equal(found, learn_weights(logits, labels, there, space, apart(logits)))
 
 
 def test_one_clip_teaches_no_weights():
     logits, labels = judged(1, [3.0, 0.0])
-    found = learn_weights(logits, labels, everyone(logits), "probs")
+    found = learn_weights(logits, labels, everyone(logits), "probs", apart(logits))
     torch.testing.assert_close(found, torch.tensor([0.5, 0.5]), atol=0.01, rtol=0)
     with pytest.raises(ValueError, match="no clip"):
-        learn_weights(logits, labels, ~everyone(logits), "probs")
+        learn_weights(logits, labels, ~everyone(logits), "probs", apart(logits))

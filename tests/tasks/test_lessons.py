@@ -32,7 +32,7 @@ def mix(bank, weights="per_sample", gamma=1e9, space="probs", views="same", held
     ensemble = Ensemble(
         teachers=list(bank), weights=weights, weights_temperature=gamma, space=space, views=views
     )
-    return mixed(ensemble, bank, LABELS, VAL_LABELS, CANDIDATES, held_out, np.ones(4, bool))
+    return mixed(ensemble, bank, LABELS, VAL_LABELS, CANDIDATES, held_out, np.ones(4, bool), np.arange(3))
 
 
 def test_a_mix_of_probabilities_worked_by_hand():
@@ -133,7 +133,7 @@ def test_clips_without_labels_are_mixed_by_the_data_set_and_calibrated_on_valida
     )
     labels = {"action": np.array([0, 1, 2, NO_LABEL])}
     strangers = np.array([False, False, False, True])
-    found = mixed(ensemble, bank, labels, VAL_LABELS, CANDIDATES, True, strangers)
+    found = mixed(ensemble, bank, labels, VAL_LABELS, CANDIDATES, True, strangers, np.arange(3))
     alone = mixed(
         Ensemble(teachers=["good"], weights="uniform", weights_temperature=1.0, space="probs", views="same"),
         {"good": bank["good"]},
@@ -142,6 +142,7 @@ def test_clips_without_labels_are_mixed_by_the_data_set_and_calibrated_on_valida
         CANDIDATES,
         True,
         strangers,
+        np.arange(3),
     )
     assert found.temperature == {"action": 1.0}
     assert 0 < found.unlabelled_temperature["action"] < 1.0
@@ -167,7 +168,9 @@ def test_in_a_group_with_labels_one_network_speaks_of_the_others_too(weights):
     )
     told = np.where(np.arange(200) < 100, truth, NO_LABEL)
     strangers = np.arange(200) >= 150
-    found = mixed(ensemble, bank, {"action": told}, {"action": truth}, CANDIDATES, True, strangers)
+    found = mixed(
+        ensemble, bank, {"action": told}, {"action": truth}, CANDIDATES, True, strangers, np.arange(200)
+    )
     said = found.lessons.log_probs["action"][:, 0]
     divisor = [
         float((unsure[row, 0, 0] - unsure[row, 0, 1]) / (said[row, 0] - said[row, 1]))
@@ -192,7 +195,7 @@ def test_the_mean_over_views_is_what_is_calibrated():
         ensemble = Ensemble(
             teachers=["one"], weights="uniform", weights_temperature=1.0, space="probs", views=views
         )
-        return mixed(ensemble, bank, nobody, labels, CANDIDATES, False, np.ones(300, bool))
+        return mixed(ensemble, bank, nobody, labels, CANDIDATES, False, np.ones(300, bool), np.arange(300))
 
     mean, same = found("mean"), found("same")
     probs = torch.from_numpy(logits).softmax(-1)
