@@ -106,10 +106,13 @@ def action_confidence(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Find the temperature under which the labels are most likely.
+    """Find the temperature T under which the labels are most likely, 1 / T being Gamma(2, 1) beforehand.
 
-    The likelihood has one peak over log T, so a golden-section search finds it, the same way every time.
-    Where all clips are right it lies at COLDEST; where the network knows less than chance, at HOTTEST.
+    argmin over T of sum_i NLL_i(T) + 1 / T + log T
+
+    The prior, highest at T = 1, is worth one clip or so: of six clips all may be right, and likelihood alone would then
+    make the network as good as certain. With 60 it is lost in the noise (docs/methods.md). The sum is convex in 1 / T,
+    so a golden-section search over log T finds its valley, the same way every time.
 
     Args:
         logits: (clips, classes), on clips the network was not trained on.
@@ -127,7 +130,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         raise ValueError("logits must be finite to fit a temperature")
 
     def loss(log_temperature: float) -> float:
-        return nll(apply(logits.double(), math.exp(log_temperature)), labels)
+        prior = math.exp(-log_temperature) + log_temperature
+        return nll(apply(logits.double(), math.exp(log_temperature)), labels) + prior / len(labels)
 
     best = _golden_section(loss, math.log(COLDEST), math.log(HOTTEST))
     return math.exp(best) if loss(best) < loss(0.0) else 1.0

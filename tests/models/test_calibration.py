@@ -90,18 +90,27 @@ def test_a_fitted_temperature_is_in_range_and_never_less_likely(prediction):
 
 
 def test_the_fitted_temperature_by_hand():
-    # Three of four right at logits (4, 0): likeliest where the probability is 3/4, so 4 / T = log 3.
-    logits = torch.tensor([[4.0, 0.0]]).expand(4, 2)
-    assert fit_temperature(logits, torch.tensor([0, 0, 0, 1])) == pytest.approx(4 / math.log(3), rel=1e-4)
+    # Three of four right at logits (4, 0): likeliest where the probability is 3/4, so 4 / T = log 3, if clips are many.
+    logits, labels = torch.tensor([[4.0, 0.0]]).expand(40_000, 2), torch.tensor([0, 0, 0, 1]).repeat(10_000)
+    assert fit_temperature(logits, labels) == pytest.approx(4 / math.log(3), rel=1e-3)
+    # Of four the prior has a say: d/du of (4u + log(1 + e^-4u) − 3u) + (u − log u) / 4 is 0 at u = 1 / T.
+    u = 1 / fit_temperature(logits[:4], labels[:4])
+    assert 4 / (1 + math.exp(-4 * u)) - 3 + (1 - 1 / u) / 4 == pytest.approx(0, abs=1e-4)
+
+
+def test_a_few_clips_that_all_are_right_make_nobody_certain():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+    assert 0.3 < fit_temperature(logits, torch.tensor([0, 1])) < 1.0
+    assert 1.0 < fit_temperature(logits, torch.tensor([1, 0])) < 6.0
 
 
 def test_hard_cases_end_at_the_bounds_or_at_one():
-    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
-    assert fit_temperature(logits, torch.tensor([0, 1])) == pytest.approx(COLDEST, rel=1e-4)
-    assert fit_temperature(logits, torch.tensor([1, 0])) == pytest.approx(HOTTEST, rel=1e-4)
+    logits, many = torch.tensor([[2.0, 0.0], [0.0, 2.0]]).repeat(10**6, 1), 10**6
+    assert fit_temperature(logits, torch.tensor([0, 1]).repeat(many)) < 0.2
+    assert fit_temperature(logits, torch.tensor([1, 0]).repeat(many)) == pytest.approx(HOTTEST, rel=1e-4)
     assert fit_temperature(torch.zeros(3, 2), torch.tensor([0, 1, 1])) == 1.0  # nothing to gain
     assert fit_temperature(torch.randn(3, 1), torch.zeros(3).long()) == 1.0  # one class
-    assert fit_temperature(1e6 * logits, torch.tensor([0, 1])) == 1.0  # certain and right already
+    assert fit_temperature(1e6 * logits[:2], torch.tensor([0, 1])) == 1.0  # certain and right already
 
 
 def test_no_clips_or_broken_logits_are_refused():

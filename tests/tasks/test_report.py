@@ -202,10 +202,10 @@ def test_an_ensemble_hears_those_that_see_the_clip():
 
 
 def test_a_cautious_mix_is_calibrated_on_held_out_clips():
-    cautious = said(verb=[[0.6, 0.4]] * 4)
-    right = {"verb": torch.tensor([0, 0, 0, 1])}
+    cautious = said(verb=[[0.6, 0.4]] * 4000)
+    right = {"verb": torch.tensor([0, 0, 0, 1]).repeat(1000)}
     found = calibrate(cautious, cautious, right)
-    assert found.calibrated["verb"].exp()[0].tolist() == pytest.approx([0.75, 0.25], abs=1e-4)
+    assert found.calibrated["verb"].exp()[0].tolist() == pytest.approx([0.75, 0.25], abs=1e-3)
     assert found.raw is cautious.raw
 
 
