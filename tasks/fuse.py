@@ -170,7 +170,7 @@ def make(
     members, histories = [], {}
     for member in range(len(next(iter(branches.values())).members)):
         own = {modality: teacher.alone(member) for modality, teacher in branches.items()}
-        if kind == "ume":
+        if kind == "ume" and len(next(iter(branches.values())).members) > 1:
             own = {
                 modality: _calibrated_alone(learner, modality, teacher) for modality, teacher in own.items()
             }

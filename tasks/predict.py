@@ -243,11 +243,13 @@ def download(model: str, workspace: Workspace, folder: Path) -> Path:
     """Fetch a version into `folder`, check it, and give the release folder in it."""
     from mlflow.artifacts import download_artifacts
 
+    from tasks.stores import failures
+
     version = tracking.model_version(model, workspace)
     try:
         with tracking.addressed(workspace):
             download_artifacts(artifact_uri=f"models:/{version.name}/{version.version}", dst_path=str(folder))
-    except tracking.failures() as error:
+    except failures.REGISTRY as error:
         said = tracking.told(error, workspace)
         raise InfrastructureError(f"the files of {model} cannot be fetched: {said}") from error
     refuse_pickles(folder, model)

@@ -557,6 +557,8 @@ def _registry(workspace: Workspace) -> "Iterator[MlflowClient]":
     """
     from mlflow.exceptions import MlflowException
 
+    from tasks.stores import failures
+
     try:
         client = tracking.client(workspace)
         try:
@@ -566,7 +568,7 @@ def _registry(workspace: Workspace) -> "Iterator[MlflowClient]":
                 raise
             raise UserError(f"the registry has no {MODEL} yet", remedy="run: understudy run") from None
         yield client
-    except tracking.failures() as error:
+    except failures.REGISTRY as error:
         if isinstance(error, OSError):  # of this machine, not of the registry
             raise
         raise InfrastructureError(

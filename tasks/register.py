@@ -203,6 +203,7 @@ def ensure(workspace: Workspace) -> "ModelVersion":
     """
     release = _read_release(workspace.release)
     key = file_digest(workspace.release / "release.json")
+    from tasks.stores import failures
 
     try:
         client = tracking.client(workspace)
@@ -211,7 +212,7 @@ def ensure(workspace: Workspace) -> "ModelVersion":
             registered = found[0] if found else _register(client, workspace, release, key)
         _point_alias(client, registered)
         tracking.deliver(workspace)  # trainings that no run came after
-    except tracking.failures() as error:
+    except failures.REGISTRY as error:
         raise InfrastructureError(
             f"MLflow at {tracking.shown_uri(workspace)} did not register the release "
             f"({tracking.told(error, workspace)})\n  → the release itself is in {workspace.release}; "

@@ -184,16 +184,6 @@ def model_version(model: str, workspace: Workspace) -> "ModelVersion":
         raise InfrastructureError(f"MLflow cannot be asked for {model}: {told(error, workspace)}") from error
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """What a client of MLflow raises where its server, its database or the store of its files fails."""
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return MlflowException, SQLAlchemyError, OSError, Boto3Error, BotoCoreError, ClientError
-
-
 def git_commit(workspace: Workspace) -> str:
     """The commit of the clone, with `-dirty` behind it where tracked files differ; empty outside git.
 
