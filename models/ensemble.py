@@ -9,7 +9,7 @@ arXiv 2307.07483. Beyond it: probability space, and weights renormalised over th
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -273,7 +273,8 @@ def choose_temperature(
     present: Tensor,
     grid: Sequence[float],
     space: Space,
-    weigh: Callable[[float], Tensor],
+    weighing: Tensor,
+    weighing_present: Tensor,
 ) -> float:
     """Choose the temperature of the data-set weights under which the mix, once calibrated, is most likely.
 
@@ -286,7 +287,8 @@ def choose_temperature(
         present: (clips, teachers), bool; clips without any teacher do not count.
         grid: candidate temperatures; of equally likely ones the largest is taken.
         space: where the mix is made.
-        weigh: temperature → the weights (teachers,) that the mix will have.
+        weighing, weighing_present: cross-entropies and presence (other clips, teachers) that the mix will have its
+            data-set weights of; those clips need not be the ones that judge it.
 
     Returns:
         The member of `grid` with the lowest negative log-likelihood of the mix over its fitted temperature.
@@ -299,7 +301,8 @@ def choose_temperature(
     seen = present.any(dim=1)
 
     def likelihood_loss(temperature: float) -> float:
-        mixed = mix(logits, normalise(weigh(temperature), present), space)[seen]
+        shares = normalise(data_set_weights(weighing, temperature, weighing_present), present)
+        mixed = mix(logits, shares, space)[seen]
         return nll(mixed / fit_temperature(mixed, labels[seen]), labels[seen])
 
     return min(sorted(grid, reverse=True), key=likelihood_loss)

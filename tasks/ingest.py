@@ -16,7 +16,7 @@ from tasks.atomic import digest, file_digest, new_file, new_folder, write_json
 from tasks.clips import SPLITS, Clip, Split, Video, write_clips, write_videos
 from tasks.data_report import write_report
 from tasks.datasets import dataset
-from tasks.datasets.annotations import AnnotatedClip, Dataset, check, groups, joined
+from tasks.datasets.annotations import AnnotatedClip, Dataset, check, joined, told_joined
 from tasks.datasets.detections_file import read_detections
 from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
@@ -125,8 +125,8 @@ def ingest(data: Data, raw: Path, work: Path) -> Index:
     annotated = reader.clips(raw, data.heads)
     check(annotated, data.heads)
     whole = joined(annotated)
-    if fewer := groups(annotated) - groups(whole):
-        print(f"{fewer} group(s) share moments of a video with another and count as part of it")
+    for note in told_joined(annotated, whole):
+        print(note)
     annotated = whole
     rejected: list[Rejected] = []
     clips = _consistent(annotated, rejected, raw)

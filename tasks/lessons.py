@@ -89,20 +89,17 @@ def mixed(
         gamma = ensemble.weights_temperature
         if ensemble.weights in ("uniform", "learned"):
             gamma = 1.0  # they have none
-
-        def weigh(gamma: float, loss: Tensor = loss, told: Tensor = told, val: _Validation = val) -> Tensor:
-            if held_out:
-                return data_set_weights(loss, gamma, present[told])
-            return data_set_weights(val.losses, gamma, val.present)
-
+        weighing, there = (loss, present[told]) if held_out else (val.losses, val.present)
         if gamma == "auto":
-            gamma = choose_temperature(val.logits, val.labels, val.present, candidates, ensemble.space, weigh)
+            gamma = choose_temperature(
+                val.logits, val.labels, val.present, candidates, ensemble.space, weighing, there
+            )
         if ensemble.weights == "learned":
             of_all = learn_weights(val.logits, val.labels, val.present, ensemble.space, val.groups)
         elif ensemble.weights == "uniform":
             of_all = torch.ones(len(names))
         else:
-            of_all = weigh(gamma)
+            of_all = data_set_weights(weighing, gamma, there)
         share = normalise(of_all, present)
         if ensemble.weights == "per_sample":
             share[told] = weights("per_sample", loss, gamma, present[told])
@@ -110,16 +107,16 @@ def mixed(
             _mix_of_views(val.said, normalise(of_all, val.present), ensemble), val.labels
         )
         lesson = _mix_of_views(said, share, ensemble)
-        of_kin = of_strangers
+        of_taught = of_strangers
         if held_out:
             out_of_fold = _mix_of_views(said[seen], normalise(of_all, present[seen]), ensemble)
-            of_kin = _temperature(out_of_fold, truth[seen])
-        temperatures[head] = 1.0 if ensemble.weights == "per_sample" else of_kin
+            of_taught = _temperature(out_of_fold, truth[seen])
+        temperatures[head] = 1.0 if ensemble.weights == "per_sample" else of_taught
         divisor = torch.full((len(labels), 1, 1), temperatures[head])
         if not told.all():
-            alien = torch.from_numpy(strangers)
-            divisor[~told & alien], divisor[~told & ~alien] = of_strangers, of_kin
-            unlabelled[head] = of_strangers if alien.any() else of_kin
+            strange = torch.from_numpy(strangers)
+            divisor[~told & strange], divisor[~told & ~strange] = of_strangers, of_taught
+            unlabelled[head] = of_strangers if strange.any() else of_taught
         log_probs[head] = (lesson / divisor).log_softmax(-1).float().numpy()
         mean_weights[head] = dict(zip(names, share[seen].mean(0).tolist(), strict=True))
         chosen[head] = gamma

@@ -192,18 +192,19 @@ def promote(name: str, params: Params, workspace: Workspace, force: bool, reason
             return f"version {number} is the champion already"
         try:
             verdict = _stored_or_new(client, params, workspace, wanted, aliases)
-            refused, summary = verdict.outcome not in ("passed", "first"), verdict.summary
         except InfrastructureError as error:  # the files of one of them may be gone for good
             if not force:
                 raise InfrastructureError(
                     f'{error}\n  → if they are gone for good: understudy promote {name} --force --reason "…"'
                 ) from error
-            refused, summary = True, f"not judged: {error}"[:_LONGEST_REASON]
-        if refused and not force:
-            raise UserError(
-                f"the gate does not let version {number} replace the champion: {summary}",
-                remedy='keep the champion, or take the responsibility: --force --reason "…"',
-            )
+            summary = f"not judged: {error}"[:_LONGEST_REASON]
+        else:
+            summary = verdict.summary
+            if verdict.outcome not in ("passed", "first") and not force:
+                raise UserError(
+                    f"the gate does not let version {number} replace the champion: {summary}",
+                    remedy='keep the champion, or take the responsibility: --force --reason "…"',
+                )
         words = f"by {_who()}" + (f", forced: {reason}" if force else f": {reason}" if reason else "")
         return _carry_out(client, _promotion(_as_judged(client, aliases), number, words, summary))
 

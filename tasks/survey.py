@@ -9,7 +9,7 @@ import numpy as np
 from tasks import params
 from tasks.clips import SPLITS
 from tasks.datasets import FORMATS
-from tasks.datasets.annotations import AnnotatedClip, Dataset, check, groups, joined
+from tasks.datasets.annotations import AnnotatedClip, Dataset, check, groups, joined, told_joined
 from tasks.errors import UserError
 from tasks.settings import settings
 from tasks.splitting import members, split_groups
@@ -80,7 +80,6 @@ def survey(folder: Path, source: str, shares: params.Data) -> Summary:
     annotated = reader.clips(folder, heads)
     check(annotated, heads)
     clips = joined(annotated)
-    fewer = groups(annotated) - groups(clips)
     videos = sorted({clip.video for clip in clips})
     paths = {video: reader.video_path(folder, video) for video in videos}
     missing = [video for video in videos if not paths[video].is_file()]
@@ -111,9 +110,7 @@ def survey(folder: Path, source: str, shares: params.Data) -> Summary:
         missing_videos=missing,
         sound=_any_sound(present),
         detections=reader.has_detections(folder, videos),
-        notes=[f"{fewer} group(s) share moments of a video with another and count as part of it"]
-        if fewer
-        else [],
+        notes=told_joined(annotated, clips),
     )
 
 

@@ -151,6 +151,14 @@ def groups(clips: Iterable[AnnotatedClip]) -> int:
     return len({clip.group or clip.video for clip in clips})
 
 
+def told_joined(annotated: Sequence[AnnotatedClip], whole: Sequence[AnnotatedClip]) -> list[str]:
+    """What `joined` did to the groups, as a sentence; nothing where it did nothing."""
+    fewer = groups(annotated) - groups(whole)
+    return (
+        [f"{fewer} group(s) share moments of a video with another and count as part of it"] if fewer else []
+    )
+
+
 def check(clips: Sequence[AnnotatedClip], heads: Mapping[str, Sequence[str]]) -> None:
     """Refuse annotations that contradict themselves or the params.
 

@@ -1,7 +1,6 @@
 """The ensemble of teachers as a row of the comparison: what students are distilled from, used itself."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,13 +31,9 @@ def weigh(
     for head, truth in labels.items():
         logits = torch.stack([teacher.calibrated[head] for teacher in teachers], dim=1)
         losses = ensemble.cross_entropies(logits, truth)
-        weigh = partial(_weigh, losses, seen)
-        found[head] = weigh(ensemble.choose_temperature(logits, truth, seen, grid, "probs", weigh))
+        gamma = ensemble.choose_temperature(logits, truth, seen, grid, "probs", losses, seen)
+        found[head] = ensemble.data_set_weights(losses, gamma, seen)
     return found
-
-
-def _weigh(losses: Tensor, seen: Tensor, gamma: float) -> Tensor:
-    return ensemble.data_set_weights(losses, gamma, seen)
 
 
 def mix(

@@ -24,11 +24,11 @@ class Verdict:
     """
 
     claim: str
-    certainty: str
-    likelihood: str
-    calibration: str
-    temperature: str
-    context: str
+    certainty: str = ""
+    likelihood: str = ""
+    calibration: str = ""
+    temperature: str = ""
+    context: str = ""
 
 
 def verdict(comparison: Row) -> Verdict:
@@ -37,12 +37,12 @@ def verdict(comparison: Row) -> Verdict:
     student, baseline = (rows.get(comparison["headline"][role]) for role in ("student", "baseline"))
     own = student or baseline
     if own is None:
-        return Verdict("No student was evaluated.", "", "", "", "", "")
+        return Verdict("No student was evaluated.")
     sees = _modalities(own)
     claim = f"With {sees} alone, {_named(own)} recognises {_percent(own)} of the test actions"
     temperature, context = _temperature(own), _context(own, comparison["rows"])
     if student is None or baseline is None:
-        return Verdict(f"{claim}.", "", "", "", temperature, context)
+        return Verdict(f"{claim}.", temperature=temperature, context=context)
     claim += f"; {_named(baseline)}, trained on labels alone, {_percent(baseline)}."
     found = next(d for d in comparison["differences"] if d["name"] == student["name"])["heads"][ACTION]
     return Verdict(

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -117,53 +116,44 @@ def test_cross_entropies_by_hand():
     torch.testing.assert_close(found, torch.tensor([[-math.log(0.2), -math.log(0.5)]]))
 
 
-def by_loss(
-    logits: torch.Tensor, labels: torch.Tensor, present: torch.Tensor
-) -> Callable[[float], torch.Tensor]:
-    """The data-set weights of these clips, by the temperature."""
-    return lambda gamma: data_set_weights(cross_entropies(logits, labels), gamma, present)
+def a_good_teacher_and_noise() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits, labels and presence of 200 clips."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 4
+    good = 3.0 * torch.nn.functional.one_hot(labels, 4) + torch.randn(200, 4, generator=generator)
+    noise = 3.0 * torch.randn(200, 4, generator=generator)
+    return torch.stack([good, noise], dim=1), labels, torch.ones(200, 2, dtype=torch.bool)
 
 
 def test_a_useless_teacher_is_silenced_by_the_chosen_temperature():
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(200) % 4
-    good = 3.0 * torch.nn.functional.one_hot(labels, 4) + torch.randn(200, 4, generator=generator)
-    noise = 3.0 * torch.randn(200, 4, generator=generator)
-    logits, present = torch.stack([good, noise], dim=1), torch.ones(200, 2, dtype=torch.bool)
-    weigh = by_loss(logits, labels, present)
-    found = weigh(choose_temperature(logits, labels, present, [0.01, 0.1, 1.0, 10.0], "probs", weigh))
-    assert found[1] < 0.01
+    logits, labels, present = a_good_teacher_and_noise()
+    losses = cross_entropies(logits, labels)
+    chosen = choose_temperature(logits, labels, present, [0.01, 0.1, 1.0, 10.0], "probs", losses, present)
+    assert data_set_weights(losses, chosen, present)[1] < 0.01
 
 
-def test_the_temperature_is_chosen_for_the_weights_of_the_mix():
-    """Those may come of other clips than the ones that judge the mix, on which the better teacher may be the other."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(200) % 4
-    good = 3.0 * torch.nn.functional.one_hot(labels, 4) + torch.randn(200, 4, generator=generator)
-    noise = 3.0 * torch.randn(200, 4, generator=generator)
-    logits, present = torch.stack([good, noise], dim=1), torch.ones(200, 2, dtype=torch.bool)
-    elsewhere = by_loss(logits.flip(1), labels, present)  # there the noise is the good one
-    assert choose_temperature(logits, labels, present, [0.01, 100.0], "probs", elsewhere) == 100.0
-    assert (
-        choose_temperature(logits, labels, present, [0.01, 100.0], "probs", by_loss(logits, labels, present))
-        == 0.01
-    )
+@pytest.mark.parametrize(("swapped", "chosen"), [(False, 0.01), (True, 100.0)])
+def test_the_temperature_is_chosen_for_the_weights_of_the_mix(swapped: bool, chosen: float):
+    """Those may come of other clips than the ones that judge the mix, and there the better teacher may be the other."""
+    logits, labels, present = a_good_teacher_and_noise()
+    losses = cross_entropies(logits.flip(1) if swapped else logits, labels)
+    assert choose_temperature(logits, labels, present, [0.01, 100.0], "probs", losses, present) == chosen
 
 
 def test_teachers_alike_are_weighed_alike():
     labels = torch.arange(40) % 2
     logits = torch.randn(40, 1, 2, generator=torch.Generator().manual_seed(0)).expand(-1, 2, -1)
     present = torch.ones(40, 2, dtype=torch.bool)
-    weigh = by_loss(logits, labels, present)
-    assert choose_temperature(logits, labels, present, [0.1, 5.0], "logits", weigh) == 5.0
+    losses = cross_entropies(logits, labels)
+    assert choose_temperature(logits, labels, present, [0.1, 5.0], "logits", losses, present) == 5.0
 
 
 def test_clips_without_teacher_do_not_choose():
     labels = torch.tensor([0, 1])
     logits = torch.tensor([[[2.0, 0.0], [0.0, 2.0]], [[math.nan] * 2] * 2])
     present = torch.tensor([[True, True], [False, False]])
-    weigh = by_loss(logits, labels, present)
-    assert choose_temperature(logits, labels, present, [0.01, 100.0], "probs", weigh) == 0.01
+    losses = cross_entropies(logits, labels)
+    assert choose_temperature(logits, labels, present, [0.01, 100.0], "probs", losses, present) == 0.01
 
 
 def test_nonsense_is_refused():
@@ -177,9 +167,7 @@ def test_nonsense_is_refused():
     with pytest.raises(ValueError, match="no clip"):
         data_set_weights(losses, 1.0, ~present)
     with pytest.raises(ValueError, match="no candidate"):
-        choose_temperature(
-            torch.zeros(2, 3, 4), torch.zeros(2).long(), present, [], "probs", lambda _: losses[0]
-        )
+        choose_temperature(torch.zeros(2, 3, 4), torch.zeros(2).long(), present, [], "probs", losses, present)
 
 
 def judged(clips, skills, seed=0, classes=4):
