@@ -153,10 +153,16 @@ def groups(clips: Iterable[AnnotatedClip]) -> int:
 
 def told_joined(annotated: Sequence[AnnotatedClip], whole: Sequence[AnnotatedClip]) -> list[str]:
     """What `joined` did to the groups, as a sentence; nothing where it did nothing."""
-    fewer = groups(annotated) - groups(whole)
-    return (
-        [f"{fewer} group(s) share moments of a video with another and count as part of it"] if fewer else []
-    )
+    became = {
+        (old.group or old.video, new.group or new.video) for old, new in zip(annotated, whole, strict=True)
+    }
+    moved = sorted(pair for pair in became if pair[0] != pair[1])
+    if not moved:
+        return []
+    part, of = moved[0]
+    return [
+        f"{len(moved)} group(s) share moments of a video with another and count as part of it, as {part!r} of {of!r}"
+    ]
 
 
 def check(clips: Sequence[AnnotatedClip], heads: Mapping[str, Sequence[str]]) -> None:
