@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from flows import gpus
 from flows.clone import Clone, find
 from tasks.errors import UserError
 from tasks.settings import dvc_config
@@ -108,13 +109,31 @@ def _torch() -> str:
     from tasks.inference import device
 
     try:
+        wanted = gpus.visible()
+        if wanted and not torch.cuda.is_available():
+            needed = f"a driver for CUDA {torch.version.cuda}" if torch.version.cuda else "a torch with CUDA"
+            raise Trouble(
+                f"{torch.__version__} sees none of the GPUs {', '.join(wanted)}",
+                f"install {needed} (infra/README.md says which), or set UNDERSTUDY_DEVICE=cpu",
+            )
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        cards = [torch.cuda.get_device_properties(index) for index in range(count)]
+        for index, card in enumerate(cards if wanted else []):
+            try:
+                (torch.zeros(1, device=f"cuda:{index}") + 1).item()  # memory alone is had on any GPU
+            except RuntimeError as error:
+                raise Trouble(
+                    f"{card.name} computes nothing: {str(error).splitlines()[0]}",
+                    f"this torch is built for {', '.join(torch.cuda.get_arch_list())}, and nvidia-smi says whether its "
+                    "memory is full; UNDERSTUDY_DEVICE=cpu does without",
+                ) from None
         device()
     except UserError as error:
         raise Trouble(error.message, error.remedy) from None
-    if not torch.cuda.is_available():
+    if not cards:
         return f"{torch.__version__}, CPU with {len(os.sched_getaffinity(0))} core(s), no GPU"
-    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    return f"{torch.__version__}, " + ", ".join(f"{g.name} ({g.total_memory / 2**30:.0f} GiB)" for g in gpus)
+    told = (f"{card.name} ({card.total_memory / 2**30:.0f} GiB)" for card in cards)
+    return f"{torch.__version__}, {', '.join(told)}"
 
 
 def _video() -> str:

@@ -18,7 +18,7 @@ from flows.clone import Clone
 from flows.doctor import Check, Trouble, examined
 from flows.infra import POOL, QUEUES
 from tasks.errors import InfrastructureError, UserError
-from tasks.settings import dvc_config
+from tasks.settings import dvc_config, settings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -34,6 +34,7 @@ def examine_infra(clone: Clone) -> list[Check]:
     """Make every check of the installation that this environment names, as a worker would use it."""
     prepare_environment(verbose=False)
     of_prefect: dict[str, Callable[[Clone, SyncPrefectClient], str]] = {
+        "Prefect UI": _ui,
         "work pool": _pool,
         "workers": _workers,
         "deployments": _deployments,
@@ -53,7 +54,8 @@ def examine_infra(clone: Clone) -> list[Check]:
             examined("registry", partial(_registry, clone)),
             examined("MLflow telemetry", _mlflow_telemetry),
         ]
-    return [*checks, examined("DVC remote", partial(_dvc_remote, clone))]
+    checks += [examined("DVC remote", partial(_dvc_remote, clone))]
+    return [*checks, examined("checkpoints", _checkpoints)] if settings().checkpoints else checks
 
 
 def _prefect() -> str:
@@ -66,6 +68,17 @@ def _prefect() -> str:
     if _status(f"{url}/admin/version") != 401:
         raise Trouble(f"{url} lets everybody in", "start it by infra/start-prefect, which wants a password")
     return f"{url} answers, and to nobody without the password; client {version('prefect')}"
+
+
+def _ui(_clone: Clone, client: "SyncPrefectClient") -> str:
+    """The pages lie where the API does, without /api."""
+    url = str(client.api_url).rstrip("/").removesuffix("/api")
+    if (status := _status(f"{url}/", accept="text/html")) != 200:
+        raise Trouble(
+            f"{url} shows no pages ({status})",
+            "start it by infra/start-prefect, which sets PREFECT_SERVER_UI_STATIC_DIRECTORY to where it may write",
+        )
+    return f"at {url}"
 
 
 def _pool(_clone: Clone, client: "SyncPrefectClient") -> str:
@@ -204,7 +217,7 @@ def _mlflow_telemetry() -> str:
 
 
 def _dvc_remote(clone: Clone) -> str:
-    """Write an object to the default remote, read it and remove it."""
+    """Whether others see the default remote, and it takes and gives."""
     from dvc.repo import Repo
 
     with Repo(str(clone.root), config=dvc_config(clone.root)) as repo:
@@ -219,30 +232,40 @@ def _dvc_remote(clone: Clone) -> str:
             raise Trouble(
                 f"{name} is {url}, inside this clone: nobody else has it", "dvc remote add -d storage s3://…"
             )
-        probe, words = (
-            odb.fs.join(odb.path, f"understudy-doctor-{secrets.token_hex(8)}"),
-            secrets.token_bytes(64),
-        )
-        try:
-            odb.fs.makedirs(odb.path, exist_ok=True)
-            with odb.fs.open(probe, "wb") as file:
-                file.write(words)
-            try:
-                with odb.fs.open(probe, "rb") as file:
-                    same = file.read() == words
-            finally:
-                odb.fs.remove(probe)
-        except Exception as error:  # each kind of remote has its own
-            raise Trouble(f"{name} ({url}) fails: {error}", "check the credentials and the address") from None
-        if not same:
-            raise Trouble(f"{name} ({url}) gives back other bytes than it took", "look into the store")
-    return f"{name} ({url}) written, read and cleared"
+        return _written(f"{name} ({url})", odb.fs, odb.path)
 
 
-def _status(url: str, login: str = "") -> int:
-    """The HTTP status of a GET. Raises OSError where nobody answers."""
+def _checkpoints() -> str:
+    """As `_dvc_remote`, where trainings copy their checkpoints (`tasks.stores.copies`)."""
+    import fsspec
+
+    place = settings().checkpoints
+    return _written(f"UNDERSTUDY_CHECKPOINTS={place}", *fsspec.core.url_to_fs(place.rstrip("/")))
+
+
+def _written(what: str, system: Any, folder: str) -> str:
+    """Write an object into a folder of a store, read it and remove it."""
+    probe, words = f"{folder}/understudy-doctor-{secrets.token_hex(8)}", secrets.token_bytes(64)
     try:
-        with urllib.request.urlopen(_request(url, login), timeout=_ANSWERS_S) as answer:
+        system.makedirs(folder, exist_ok=True)
+        with system.open(probe, "wb") as file:
+            file.write(words)
+        try:
+            with system.open(probe, "rb") as file:
+                same = file.read() == words
+        finally:
+            system.rm_file(probe)
+    except Exception as error:  # each kind of store has its own
+        raise Trouble(f"{what} fails: {error}", "check the credentials and the address") from None
+    if not same:
+        raise Trouble(f"{what} gives back other bytes than it took", "look into the store")
+    return f"{what} written, read and cleared"
+
+
+def _status(url: str, login: str = "", accept: str = "*/*") -> int:
+    """The HTTP status of a GET, redirects followed. Raises OSError where nobody answers."""
+    try:
+        with urllib.request.urlopen(_request(url, login, accept), timeout=_ANSWERS_S) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -253,6 +276,8 @@ def _answer(url: str, login: str) -> bytes:
         return bytes(answer.read())
 
 
-def _request(url: str, login: str) -> urllib.request.Request:
-    token = base64.b64encode(login.encode()).decode()
-    return urllib.request.Request(url, headers={"Authorization": f"Basic {token}"} if login else {})
+def _request(url: str, login: str, accept: str = "*/*") -> urllib.request.Request:
+    headers = {"Accept": accept}
+    if login:
+        headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+    return urllib.request.Request(url, headers=headers)

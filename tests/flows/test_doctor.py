@@ -1,13 +1,15 @@
-"""What the doctor says of data; the whole table is in tests/end_to_end/test_pipeline.py."""
+"""What the doctor says of data and GPUs; the whole table is in tests/end_to_end/test_pipeline.py."""
 
+import os
 import shutil
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from flows.clone import Clone
-from flows.doctor import _data, examined
+from flows.doctor import _data, _torch, examined
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,3 +50,32 @@ def test_data_that_is_not_there_is_fetched(clone: Clone):
     shutil.rmtree(clone.root / "data")
     check = examined("data", partial(_data, clone))
     assert (check.state, check.remedy) == ("fails", "dvc pull data.dvc")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here")
+def test_gpus_that_torch_does_not_see_are_trouble_unless_nobody_wants_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As where the driver is too old for the locked torch."""
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for device in ("auto", "cuda"):
+        monkeypatch.setenv("UNDERSTUDY_DEVICE", device)
+        check = examined("PyTorch", _torch)
+        assert (check.state, "sees none of the GPUs 0, 1" in check.detail) == ("fails", True)
+        assert "driver for CUDA" in check.remedy or "torch with CUDA" in check.remedy
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as in a worker of the queue cpu
+    monkeypatch.setenv("UNDERSTUDY_DEVICE", "auto")
+    assert examined("PyTorch", _torch).state == "works"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("UNDERSTUDY_DEVICE", "cpu")
+    assert examined("PyTorch", _torch).state == "works"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+def test_a_gpu_that_computes_works():
+    assert "GiB)" in examined("PyTorch", _torch).detail

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 from configparser import ConfigParser
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,16 @@ def test_the_leases_of_prefects_server_outlive_it(bare: dict[str, str], tmp_path
     assert claims == [volume["persistentVolumeClaim"]["claimName"]]
 
 
+def test_prefects_pages_lie_where_its_server_may_write(bare: dict[str, str], tmp_path: Path):
+    """By default it writes them into its own library: root's in the image, read-only under systemd."""
+    home = tmp_path / "home"
+    needs = bare | NEEDS["start-prefect"]
+    lines = start("start-prefect", needs | {"PREFECT_HOME": str(home)}).stdout.splitlines()
+    assert f"PREFECT_SERVER_UI_STATIC_DIRECTORY={home}/ui" in lines
+    lines = start("start-prefect", needs | {"HOME": str(home)}).stdout.splitlines()
+    assert f"PREFECT_SERVER_UI_STATIC_DIRECTORY={home}/.prefect/ui" in lines
+
+
 @pytest.mark.parametrize("queue", ["gpu", "cpu", "coordinator"])
 def test_a_worker_takes_one_run_of_its_queue_at_a_time(bare: dict[str, str], tmp_path: Path, queue: str):
     clone = tmp_path / "of-the-worker"
@@ -218,12 +229,24 @@ def test_a_worker_of_no_queue_is_refused(bare: dict[str, str], queue: tuple[str,
 
 
 def test_the_example_environment_has_every_setting_and_no_value():
-    lines = (INFRA / ".env.example").read_text(encoding="utf-8").splitlines()
-    given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    text = (INFRA / ".env.example").read_text(encoding="utf-8")
+    given = dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
+    numbers = set(re.findall(r"^#([A-Z_]+)=\d+$", text, re.MULTILINE))  # an empty one would be no number
     assert not any(given.values())
     assert {name for names in NEEDS.values() for name in names} - {"UNDERSTUDY_CLONE"} <= set(given)
     used = set(re.findall(r"\$\{(\w+)", (INFRA / "compose.yaml").read_text(encoding="utf-8")))
-    assert used <= set(given)
+    assert used <= set(given) | numbers
+
+
+def test_all_flows_but_that_of_a_stage_are_of_the_clone_whose_params_they_read():
+    """By a pull step, which returns the clone's folder."""
+    deployments = yaml.safe_load((INFRA / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    steps = {each["name"]: each.get("pull", []) for each in deployments}
+    assert [name for name, pull in steps.items() if not pull] == ["on-worker"]
+    for (step,) in filter(None, steps.values()):
+        (path,) = step
+        module, _, function = path.rpartition(".")
+        assert callable(getattr(import_module(module), function))
 
 
 def test_the_environment_file_is_not_for_git():
@@ -260,7 +283,16 @@ def test_compose_publishes_on_the_loopback_and_only_what_has_a_password():
         assert all(port.startswith("${UNDERSTUDY_BIND:-127.0.0.1}:") for port in ports)
 
 
-def test_a_gpu_worker_of_compose_reserves_its_gpu():
+@pytest.mark.parametrize("service", COMPOSE["services"])
+def test_a_log_of_compose_does_not_fill_the_disk(service: str):
+    assert COMPOSE["services"][service]["logging"] == {
+        "driver": "json-file",
+        "options": {"max-size": "50m", "max-file": "5"},
+    }
+
+
+def test_a_gpu_worker_of_compose_reserves_its_gpu_and_takes_nothing_else():
+    assert COMPOSE["services"]["gpu0"]["environment"]["UNDERSTUDY_DEVICE"] == "cuda"
     reserved = COMPOSE["services"]["gpu0"]["deploy"]["resources"]["reservations"]["devices"]
     assert reserved == [{"driver": "nvidia", "device_ids": ["0"], "capabilities": ["gpu"]}]
 
@@ -306,10 +338,26 @@ def test_kubernetes_opens_nothing_to_the_world_and_needs_its_own_names():
         assert match in names | {"127.0.0.1", "localhost"}
 
 
-def test_a_gpu_pod_asks_for_a_gpu():
+def test_a_gpu_pod_asks_for_a_gpu_and_takes_nothing_else():
     (gpu,) = (pod for name, pod in pods() if name == "gpu-worker")
-    resources = gpu["containers"][0]["resources"]
-    assert resources["requests"] == resources["limits"] == {"nvidia.com/gpu": 1}
+    (container,) = gpu["containers"]
+    assert container["resources"]["requests"]["nvidia.com/gpu"] == 1
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": 1}
+    assert {"name": "UNDERSTUDY_DEVICE", "value": "cuda"} in container["env"]
+
+
+@pytest.mark.parametrize(("name", "pod"), pods(), ids=lambda value: value if isinstance(value, str) else "")
+def test_a_pod_says_what_it_needs(name: str, pod: dict[str, Any]):
+    (container,) = pod["containers"]
+    assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), name
+
+
+def test_prefects_pod_has_ten_minutes_for_its_tables():
+    (pod,) = (pod for name, pod in pods() if name == "prefect")
+    (container,) = pod["containers"]
+    startup = container["startupProbe"]
+    assert startup["failureThreshold"] * startup.get("periodSeconds", 10) == 600
+    assert container["readinessProbe"]["httpGet"]["path"] == "/api/ready"
 
 
 def test_the_pool_template_uses_every_variable_and_asks_for_gpus():
@@ -323,6 +371,9 @@ def test_the_pool_template_uses_every_variable_and_asks_for_gpus():
     secrets = {entry["name"] for entry in container["env"] if "valueFrom" in entry}
     assert {"UNDERSTUDY_CHECKPOINTS", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY"} <= secrets
     assert all("value" not in entry for entry in container["env"] if SECRET.search(entry["name"]))
+    (shm,) = (mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == "/dev/shm")
+    volumes = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]["volumes"]
+    assert {"name": shm, "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}} in volumes
 
 
 def test_the_docker_pool_uses_every_variable_asks_for_a_gpu_and_holds_no_secret():
@@ -332,6 +383,7 @@ def test_the_docker_pool_uses_every_variable_asks_for_a_gpu_and_holds_no_secret(
     assert set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(job))) == set(variables)
     (gpu,) = variables["devices"]["default"]
     assert (gpu["Driver"], gpu["Count"], gpu["Capabilities"]) == ("nvidia", 1, [["gpu"]])
+    assert job["container_create_kwargs"]["shm_size"] == "8g"
     (entrypoint,) = job["container_create_kwargs"]["entrypoint"]
     assert (ROOT / Path(entrypoint).relative_to("/opt/understudy")).is_file()
     assert not SECRET.search(text)
@@ -401,10 +453,14 @@ def test_a_unit_calls_a_start_script_and_holds_no_secret(unit: Path):
     if script == "start-worker":
         assert queue[0] in ("gpu", "cpu", "coordinator")
         assert service["KillMode"] == "control-group"
+        assert service["OOMPolicy"] == "continue", "a decoder dies alone"
+        assert service["ReadWritePaths"] == "-/srv/understudy", "UNDERSTUDY_CHECKPOINTS of .env.example"
 
 
-def test_a_gpu_unit_sees_the_gpu_of_its_name_and_has_a_clone_of_its_own():
+def test_a_gpu_unit_sees_the_gpu_of_its_name_takes_nothing_else_and_has_a_clone_of_its_own():
     unit = (INFRA / "systemd" / "understudy-worker@.service").read_text(encoding="utf-8")
+    assert "Environment=UNDERSTUDY_DEVICE=cuda\n" in unit
+    assert "ExecStartPre=+-/usr/bin/nvidia-modprobe -u -c 0\n" in unit
     assert "Environment=CUDA_VISIBLE_DEVICES=%i\n" in unit
     assert "Environment=UNDERSTUDY_CLONE=%S/understudy/gpu-%i\n" in unit
 

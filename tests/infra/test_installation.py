@@ -29,7 +29,7 @@ def clone(tmp_path: Path, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -
     (root / "infra").mkdir(parents=True)
     shutil.copy(ROOT / "infra" / "prefect.yaml", root / "infra")
     (root / "dvc.yaml").write_text("stages: {}\n")
-    for name, value in s3.items():
+    for name, value in (s3 | {"UNDERSTUDY_CHECKPOINTS": "s3://team/checkpoints"}).items():
         monkeypatch.setenv(name, value)
     for command in (
         ["git", "init", "-q"],
@@ -77,12 +77,13 @@ def test_a_whole_installation_is_in_order_and_what_breaks_is_named(
     eventually(lambda: not told(examine_infra(clone))["workers"], 90, "three workers")
     checks = examine_infra(clone)
     assert [check for check in checks if check.state == "fails"] == []
-    assert len(checks) == 11
+    assert len(checks) == 13
     text = "\n".join(check.detail for check in checks)
     for secret in ("PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY"):
         assert os.environ[secret] not in text
     store = boto3.client("s3", endpoint_url=s3["AWS_ENDPOINT_URL"])
-    assert "Contents" not in store.list_objects_v2(Bucket="team", Prefix="dvc"), "the probe is gone"
+    for place in ("dvc", "checkpoints"):
+        assert "Contents" not in store.list_objects_v2(Bucket="team", Prefix=place), "the probe is gone"
 
     with get_client(sync_client=True) as client:
         automation = client.read_automations_by_name("understudy: start again")[0]
