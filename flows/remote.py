@@ -48,13 +48,35 @@ def push_inputs(clone: Clone, due: Collection[str]) -> None:
 
 
 def push_made(clone: Clone, stage: str) -> None:
-    """Send a stage's outputs, and the run-cache: what was made of which inputs.
+    """Send a stage's outputs, and its entry of the run-cache: what was made of which inputs.
 
     Raises:
         InfrastructureError: the remote failed, again and again.
     """
     with _opened(clone) as repo:
-        _persistently("push", lambda: repo.push(targets=_targets(clone, [stage]), run_cache=True))
+        _persistently("push", lambda: repo.push(targets=_targets(clone, [stage])))
+        asked = next(each for each in repo.index.graph if stage_name(each) == stage)
+        _persistently("push", lambda: _push_entry(repo, asked))
+
+
+def _push_entry(repo: Any, stage: Any) -> None:
+    """Send what the run-cache holds of a stage's inputs, where the remote lacks it.
+
+    `dvc push --run-cache` writes anew whatever was made in this clone or any other, thousands of files after a year,
+    and keeps a rule of the store from removing old ones.
+    """
+    from dvc.stage.cache import _get_stage_hash
+
+    key = _get_stage_hash(stage)
+    made = Path(repo.stage_cache.cache_dir, key[:2], key) if key else None
+    if made is None or not made.is_dir():
+        return
+    # where DVC looks for it
+    odb = repo.cloud.get_remote_odb(None, "push --run-cache", hash_name="md5-dos2unix")
+    for entry in made.iterdir():
+        there = odb.fs.join(odb.path, "runs", key[:2], key, entry.name)
+        if not odb.fs.exists(there):
+            odb.fs.put_file(str(entry), there)
 
 
 def take_inputs(clone: Clone, stage: str) -> None:

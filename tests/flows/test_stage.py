@@ -1,5 +1,6 @@
 """The flow `stage` as a worker runs it: in its own clone at a given commit, inputs from the remote, outputs to it."""
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,19 @@ def test_what_another_worker_made_is_restored_and_older_inputs_are_replaced(
     (another.root / "index.txt").write_text("of yesterday ")
     assert made(another, "extract@rgb", at, fresh).message == "ran"
     assert (another.root / "rgb.txt").read_text() == "words ingestrgb"
+
+
+def test_what_a_rule_of_the_store_removed_of_the_run_cache_is_not_sent_again(
+    asking: Clone, worker: Clone, tmp_path: Path
+):
+    at, runs = commit_of(asking), tmp_path / "remote" / "runs"
+    assert made(worker, "ingest", at).message == "ran"
+    (first,) = (file for file in runs.rglob("*") if file.is_file())
+    shutil.rmtree(runs)
+    fresh = {"ingest": lockfile.outputs(lockfile.entries(worker)["ingest"])}
+    assert made(worker, "extract@rgb", at, fresh).message == "ran"
+    (second,) = (file for file in runs.rglob("*") if file.is_file())
+    assert second.parent.name != first.parent.name
 
 
 def test_a_commit_made_since_is_fetched(asking: Clone, worker: Clone):
