@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 _KEY, _VERDICT = "gate_key", "gate_json"
 _MOVE = "move_in_progress"
+_PAGE = "gate.html"
 _LONGEST_REASON = 500
 _MOST_ROUNDS, _PATIENCE_S = 20, 20.0
 
@@ -95,11 +96,12 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
         version, aliases = str(registered.version), _aliases(client)
         is_first = aliases.get(CHAMPION) == version and len(_versions(client)) == 1
         if not is_first and aliases.get(CHALLENGER) != version:
-            _show_as_told(params, workspace, registered)
+            _told_before(client, params, workspace, registered)
             return
         champion = _champion(client, aliases, version)
         key = _key(params, registered, champion)
-        verdict = _local(workspace, key) if registered.tags.get(_KEY) == key else None
+        same = registered.tags.get(_KEY) == key
+        verdict = _told_before(client, params, workspace, registered) if same else None
         verdict = verdict or _judge(client, params, workspace, registered, champion)
         print(f"gate: {verdict.summary}")
         if is_first and not any(tag.startswith(HISTORY) for tag in registered.tags):
@@ -116,13 +118,21 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
             print(f"gate: {move.words}")
 
 
-def _show_as_told(params: Params, workspace: Workspace, version: "ModelVersion") -> None:
-    """Have reports/gate show what the gate said of a version, judged elsewhere, that is no challenger any more."""
+def _told_before(
+    client: "MlflowClient", params: Params, workspace: Workspace, version: "ModelVersion"
+) -> Verdict | None:
+    """What the gate said of a version, here or on another machine, if it did; reports/gate shows it afterwards.
+
+    Judged anew, it would be measured anew, and a latency near its threshold might turn the verdict round.
+    """
     told, key = version.tags.get(_VERDICT), version.tags.get(_KEY)
-    if told and key and _local(workspace, key) is None:
-        verdict = Verdict.of_json(json.loads(told))
-        page = render(None, verdict, params.evaluate.bins)
-        _write_report(workspace, verdict, page, key, version.tags["release_digest"])
+    if not told or not key:
+        return None
+    verdict = Verdict.of_json(json.loads(told))
+    if _local(workspace, key) is None:
+        page = _attached(client, version) or render(None, verdict, params.evaluate.bins)
+        _write_report(workspace, verdict, page, key, version.tags.get("release_digest", ""))
+    return verdict
 
 
 def judged(name: str, params: Params, workspace: Workspace) -> Verdict:
@@ -344,6 +354,17 @@ def _judge(
     return verdict
 
 
+def _attached(client: "MlflowClient", version: "ModelVersion") -> str:
+    """The gate's page that `_attach` added; empty where it cannot be had: what matters stands in tags as well."""
+    from tasks.stores import failures
+
+    with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
+        try:
+            return Path(client.download_artifacts(version.run_id, _PAGE, folder)).read_text(encoding="utf-8")
+        except failures.REGISTRY:
+            return ""
+
+
 def _attach(client: "MlflowClient", version: "ModelVersion", page: str) -> None:
     """Add the gate's page to the run that registered the version, if there is one: it may have been deleted."""
     from mlflow.exceptions import MlflowException
@@ -351,7 +372,7 @@ def _attach(client: "MlflowClient", version: "ModelVersion", page: str) -> None:
     if not version.run_id:
         return
     try:
-        client.log_text(version.run_id, page, "gate.html")
+        client.log_text(version.run_id, page, _PAGE)
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise

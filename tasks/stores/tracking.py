@@ -34,7 +34,8 @@ os.environ.update(
 )
 # Its own patience (7 tries, 2 minutes each) would hold a training up for a quarter of an hour.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+_TIMEOUT, _SHORT_S, _LONG_S = "MLFLOW_HTTP_REQUEST_TIMEOUT", "20", "120"
+os.environ.setdefault(_TIMEOUT, _SHORT_S)
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 MODEL = "understudy-student"
 """The registered model's name; interfaces outside rely on it."""
-SYSTEM_METRICS_INTERVAL_S = 5
+SYSTEM_METRICS_INTERVAL_S = 30
 _MODEL_URI = re.compile(r"models:/(?P<name>[\w-]+)(@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 _RELATIVE = re.compile(r"sqlite:///(?P<path>[^/].*)")
 _SHORT = re.compile(r"@(?P<alias>[\w-]+)|v(?P<version>\d+)")
@@ -110,14 +111,20 @@ def client(workspace: Workspace) -> "MlflowClient":
 
 @contextmanager
 def addressed(workspace: Workspace) -> Iterator[None]:
-    """Point MLflow's own functions, which know one store a process, at the workspace's; undone at the end."""
+    """Point MLflow's own functions, which know one store a process, at the workspace's; undone at the end.
+
+    They move whole models, and the server answers when its store has them: MLflow's own patience, unless another was
+    set.
+    """
     import mlflow
 
-    given = os.environ.get("MLFLOW_TRACKING_URI")
+    given, patience = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get(_TIMEOUT, _SHORT_S)
+    os.environ[_TIMEOUT] = _LONG_S if patience == _SHORT_S else patience
     mlflow.set_tracking_uri(store_uri(workspace))  # sets the variable, too
     try:
         yield
     finally:
+        os.environ[_TIMEOUT] = patience
         mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # None unsets it
         if given is not None:
             os.environ["MLFLOW_TRACKING_URI"] = given

@@ -187,6 +187,16 @@ def test_the_same_question_is_asked_once(workspace, values, capsys, monkeypatch)
     assert version(workspace, 3).last_updated_timestamp == before
 
 
+def test_a_verdict_of_another_machine_is_shown_and_not_made_anew(workspace, values, monkeypatch):
+    """As a nightly run's coordinator, whose worker registered: a second latency might turn the verdict round."""
+    before = [(workspace.gate / name).read_text() for name in ("index.html", "verdict.json", "verdict.md")]
+    shutil.rmtree(workspace.gate)
+    monkeypatch.setattr(promotion, "_judge", None)
+    register.run(parsed(values), workspace)
+    after = [(workspace.gate / name).read_text() for name in ("index.html", "verdict.json", "verdict.md")]
+    assert after == before
+
+
 def test_the_better_one_is_promoted_and_rolled_back_and_forth(workspace, values):
     said = promotion.promote("challenger", parsed(values), workspace, force=False, reason="summer release")
     assert said.startswith("version 3 promoted in place of version 1 by ")
