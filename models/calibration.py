@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -60,14 +61,18 @@ def reliability_of(confidence: Tensor, correct: Tensor, bins: int = 15) -> Relia
     if confidence.shape != correct.shape or confidence.ndim != 1 or not len(confidence):
         raise ValueError(f"confidence {tuple(confidence.shape)} and correct {tuple(correct.shape)} of clips")
     confidence = confidence.double()
-    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=confidence.device)
-    place = torch.bucketize(confidence, edges[1:-1])
+    place = torch.bucketize(confidence, torch.from_numpy(inner_edges(bins)).to(confidence.device))
     count = torch.bincount(place, minlength=bins)
 
     def mean(values: Tensor) -> Tensor:
         return torch.bincount(place, weights=values, minlength=bins) / count.clamp(min=1)
 
     return Reliability(mean(confidence), mean(correct.double()), count)
+
+
+def inner_edges(bins: int) -> np.ndarray:
+    """Where bins of equal width over 0 to 1 meet, (bins - 1,) float64; torch's linspace differs in the last digit."""
+    return np.linspace(0, 1, bins + 1)[1:-1]
 
 
 def ece(probs: Tensor, labels: Tensor, bins: int = 15) -> float:
@@ -105,18 +110,19 @@ def action_confidence(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]
     return confidence, correct
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor, views: int = 1) -> float:
     """Find the temperature T under which the labels are most likely, 1 / T being Gamma(2, 1) beforehand.
 
-    argmin over T of sum_i NLL_i(T) + 1 / T + log T
+    argmin over T of sum_i NLL_i(T) + views (1 / T + log T)
 
     The prior, highest at T = 1, is worth one clip or so: of six clips all may be right, and likelihood alone would then
     make the network as good as certain. With 60 it is lost in the noise (docs/methods.md). The sum is convex in 1 / T,
     so a golden-section search over log T finds its valley, the same way every time.
 
     Args:
-        logits: (clips, classes), on clips the network was not trained on.
-        labels: (clips,), int64.
+        logits: (clips · views, classes), on clips the network was not trained on.
+        labels: (clips · views,), int64.
+        views: rows of one clip, which tell no more than one.
 
     Returns:
         T in COLDEST to HOTTEST, such that softmax(logits / T) is calibrated; 1 where no T is better than 1.
@@ -131,7 +137,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     def loss(log_temperature: float) -> float:
         prior = math.exp(-log_temperature) + log_temperature
-        return nll(apply(logits.double(), math.exp(log_temperature)), labels) + prior / len(labels)
+        return nll(apply(logits.double(), math.exp(log_temperature)), labels) + prior * views / len(labels)
 
     best = _golden_section(loss, math.log(COLDEST), math.log(HOTTEST))
     return math.exp(best) if loss(best) < loss(0.0) else 1.0

@@ -12,6 +12,7 @@ from torch.nn import functional
 from models.calibration import action_confidence
 
 _DRAWS_AT_ONCE = 4_000_000  # resampled values held in memory, 32 MB
+_ROUNDING = 1e-12
 
 
 class Scores(NamedTuple):
@@ -139,6 +140,7 @@ def bootstrap_difference(
     if first.shape != second.shape:
         raise ValueError(f"paired scores of {first.shape} and {second.shape} clips")
     means = _resampled_means(first - second, samples, seed)
+    means[np.abs(means) < _ROUNDING] = 0.0  # a tie counts on both sides
     # One sample is added on each side: no number of resamples proves that chance is impossible.
     beyond = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
     p_value = min(1.0, 2 * (beyond + 1) / (samples + 1))

@@ -157,7 +157,8 @@ def _view_mean(log_probs: Tensor) -> Tensor:
 
 def _temperature(mixture: Tensor, labels: Tensor) -> float:
     """The temperature that calibrates a mix (clips, views, classes)."""
-    return fit_temperature(mixture.flatten(0, 1), labels.repeat_interleave(mixture.shape[1]))
+    views = mixture.shape[1]
+    return fit_temperature(mixture.flatten(0, 1), labels.repeat_interleave(views), views)
 
 
 def apart(bank: dict[str, Teachings]) -> Mixed:

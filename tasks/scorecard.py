@@ -103,14 +103,17 @@ class Scorecard:
         """Whether the most probable class is right, clip by clip.
 
         Of an action that is put together: whether its heads are. Its names are joined by spaces, which classes may hold
-        too: "put" + "down cup" is not "put down" + "cup".
+        too: "put" + "down cup" is not "put down" + "cup". A head of the data's own may have such names as well; what is
+        put together has the product of its heads' confidences.
         """
         table = self.table.assign(right=self.table["true"] == self.table["predicted"])
         own, parts = table[table["head"] == head], table[table["head"] != head]
         if head == ACTION:
             words = parts.groupby("clip_id")["true"].agg(" ".join).reindex(own["clip_id"], fill_value="")
+            sure = parts.groupby("clip_id")["confidence"].prod().reindex(own["clip_id"], fill_value=np.nan)
             # in any order: the table has heads by the alphabet, an action names them as params do
-            if [sorted(text.split()) for text in words] == [sorted(text.split()) for text in own["true"]]:
+            same = [sorted(text.split()) for text in words] == [sorted(text.split()) for text in own["true"]]
+            if same and np.allclose(sure, own["confidence"], rtol=1e-4):
                 return parts.groupby("clip_id")["right"].all().reindex(own["clip_id"])
         return own["right"]
 

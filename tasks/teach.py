@@ -178,8 +178,9 @@ def _calibrated(
         if learner.params.folds(learner.name) > 1:
             rows = raw.train_present & (labels[head] != NO_LABEL)
             flat = torch.from_numpy(values[rows].reshape(-1, values.shape[-1]))
-            truth = torch.from_numpy(labels[head][rows]).repeat_interleave(values.shape[1])
-            divisor[member != NO_FOLD] = fit_temperature(flat, truth)
+            views = values.shape[1]
+            truth = torch.from_numpy(labels[head][rows]).repeat_interleave(views)
+            divisor[member != NO_FOLD] = fit_temperature(flat, truth, views)
         calibrated[head] = values / divisor[:, None, None]
     val = {head: values / np.float32(temperature[head]) for head, values in raw.val.items()}
     return replace(raw, train=calibrated, val=val)

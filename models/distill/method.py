@@ -149,8 +149,8 @@ class Taught(Method):
     def mixed_loss(self, student: Output, lesson: Lesson | None, labels: Labels, progress: float) -> Losses:
         """Return mean_a λ^a τ² D(p̄^a‖p_S^a) + λ_GT^a ω_a CE^a.
 
-        λ is λ_KD where the clip is labelled, and λ_U where it is not, which has no CE. Clips without a teacher have
-        only the CE.
+        λ is λ_KD where the clip is labelled, and λ_U where it is not, which has no CE. A labelled clip without a
+        teacher has the CE alone, by (λ_KD + λ_GT) ω: with λ_KD = 1 and λ_GT = 0 it would teach nothing.
 
         Raises:
             ValueError: no lesson, heads or shapes disagree, or a value is still "auto".
@@ -168,10 +168,12 @@ class Taught(Method):
         refuse_other_heads(heads, labels, "labels")
         taught = _of_each_head(self.distillation_weight, heads, "distillation_weight")
         told = _of_each_head(self.ground_truth_weight, heads, "ground_truth_weight")
-        if self.head_weights is not None:
-            refuse_other_heads(heads, self.head_weights, "head_weights")
-            told = {head: weight * self.head_weights[head] for head, weight in told.items()}
-        truth = ground_truth(heads, labels, told)
+        of_heads = dict.fromkeys(heads, 1.0) if self.head_weights is None else self.head_weights
+        refuse_other_heads(heads, of_heads, "head_weights")
+        alone = ~lesson.present
+        truth = ground_truth(
+            heads, labels, {head: (told[head] + taught[head] * alone) * of_heads[head] for head in heads}
+        )
 
         def compare(teacher: Tensor, student: Tensor, head: str) -> Tensor:
             return self.compare(teacher, student, labels[head], progress)
@@ -205,7 +207,7 @@ def _of_each_head(weight: Weight, heads: Logits, what: str) -> dict[str, float]:
 
 
 def ground_truth(
-    logits: Logits, labels: Labels, head_weights: Mapping[str, float] | None, smoothing: float = 0.0
+    logits: Logits, labels: Labels, head_weights: Mapping[str, float | Tensor] | None, smoothing: float = 0.0
 ) -> Tensor:
     """Return the mean over heads of weighted cross-entropy, mean_a ω_a CE(z^a, y^a).
 
@@ -214,7 +216,7 @@ def ground_truth(
     Args:
         logits: (batch, classes) of each head.
         labels: (batch,) of the same heads.
-        head_weights: ω of each head; None weighs all 1.
+        head_weights: ω of each head, or of each head for every clip, (batch,); None weighs all 1.
         smoothing: share of the target that is spread evenly over all classes, 0 up to but not 1.
 
     Raises:
@@ -224,8 +226,10 @@ def ground_truth(
     if head_weights is not None:
         refuse_other_heads(logits, head_weights, "head_weights")
     losses = [
-        (head_weights[head] if head_weights else 1.0)
-        * _cross_entropy(widen(values), labels[head], smoothing).mean()
+        (
+            (head_weights[head] if head_weights else 1.0)
+            * _cross_entropy(widen(values), labels[head], smoothing)
+        ).mean()
         for head, values in logits.items()
     ]
     return torch.stack(losses).mean()

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from models.calibration import reliability_of
+from models.calibration import inner_edges, reliability_of
 
 _COUNTS_AT_ONCE = 4_000_000  # resampled clips held in memory, 32 MB
 
@@ -51,8 +51,9 @@ def signed_gaps(confidence: np.ndarray, correct: np.ndarray, bins: int) -> np.nd
 
     The ECE of a seed is the sum over bins of |sum over clips| over the number of clips.
     """
-    edges = np.linspace(0, 1, bins + 1)[1:-1]
-    places = np.searchsorted(edges, confidence, side="left")  # bins are (lower, upper], as in reliability_of
+    places = np.searchsorted(
+        inner_edges(bins), confidence, side="left"
+    )  # bins are (lower, upper], as in reliability_of
     gaps = np.zeros((*confidence.shape, bins))
     np.put_along_axis(gaps, places[..., None], (correct - confidence)[..., None], axis=2)
     return gaps

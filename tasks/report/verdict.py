@@ -57,8 +57,11 @@ def verdict(comparison: Row) -> Verdict:
 
 def _certainty(found: Row, comparison: Row) -> str:
     difference, (low, high) = 100 * found["top1"], (100 * bound for bound in found["top1_ci95"])
-    interval = f"95 % interval {low:+.1f} to {high:+.1f}, paired over {comparison['clips']} clips"
     seeds = found["top1_per_seed"]
+    paired = f"paired over {comparison['clips']} clips"
+    if len(seeds) > 1:
+        paired += f" with these {len(seeds)} seeds, not over others"
+    interval = f"95 % interval {low:+.1f} to {high:+.1f}, {paired}"
     ahead = sum(value > 0 for value in seeds.values())
     beside = f" The student is ahead in {ahead} of {len(seeds)} seeds." if len(seeds) > 1 else ""
     if low > 0:

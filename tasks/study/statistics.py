@@ -14,6 +14,7 @@ from tasks.report.ece_interval import ece_per_seed, signed_gaps
 
 _VALUES_AT_ONCE = 4_000_000  # 32 MB
 _RESAMPLING_SEED = 0
+_ROUNDING = 1e-12
 
 Array = np.ndarray
 
@@ -98,14 +99,19 @@ def figure_of_gaps(gaps: Array, per_seed: Array, samples: int) -> Figure:
         weights.append(seeds)
     drawn = np.concatenate(found)
     centred = np.clip(drawn - drawn.mean(axis=0) + per_seed, 0, None)
-    return Figure(per_seed, (centred * np.concatenate(weights)).sum(axis=1))
+    return Figure(per_seed, np.clip((centred * np.concatenate(weights)).sum(axis=1), 0, None))
 
 
 def _resamples(shape: tuple[int, ...], samples: int) -> Iterator[tuple[Array, Array]]:
-    """Weights of clips (draws, clips) and of seeds (draws, seeds), each row adding up to 1, in portions."""
+    """Weights of clips (draws, clips) and of seeds (draws, seeds), each row adding up to 1, in portions.
+
+    Those of seeds may be a little below 0.
+    """
     seeds, clips = shape
     generator = np.random.default_rng(_RESAMPLING_SEED)
     of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=samples) / seeds
+    if seeds > 1:  # n seeds drawn from n have (n − 1) / n of the variance that new ones would have
+        of_seeds = 1 / seeds + (of_seeds - 1 / seeds) * np.sqrt(seeds / (seeds - 1))
     at_once = max(1, _VALUES_AT_ONCE // clips)
     for start in range(0, samples, at_once):
         some = of_seeds[start : start + at_once]
@@ -121,7 +127,9 @@ def paired(first: Figure, second: Figure) -> Paired:
     """
     if first.per_seed.shape != second.per_seed.shape or first.draws.shape != second.draws.shape:
         raise ValueError(f"paired figures of {first.per_seed.shape} and {second.per_seed.shape} seeds")
-    figure = Figure(first.per_seed - second.per_seed, first.draws - second.draws)
+    differences = first.draws - second.draws
+    differences[np.abs(differences) < _ROUNDING] = 0.0  # a tie counts on both sides
+    figure = Figure(first.per_seed - second.per_seed, differences)
     t, t_p = _t_test(figure.per_seed)
     higher, lower = int((figure.per_seed > 0).sum()), int((figure.per_seed < 0).sum())
     # One sample is added on each side: no number of resamples proves that chance is impossible.
@@ -133,7 +141,7 @@ def paired(first: Figure, second: Figure) -> Paired:
 def _t_test(differences: Array) -> tuple[float | None, float | None]:
     count = len(differences)
     # equal differences leave a deviation of rounding errors
-    if count < 2 or np.ptp(differences) <= 1e-12:
+    if count < 2 or np.ptp(differences) <= _ROUNDING:
         return None, None
     t = float(differences.mean() / (differences.std(ddof=1) / np.sqrt(count)))
     return t, float(2 * scipy.stats.t.sf(abs(t), count - 1))

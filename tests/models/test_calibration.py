@@ -98,6 +98,12 @@ def test_the_fitted_temperature_by_hand():
     assert 4 / (1 + math.exp(-4 * u)) - 3 + (1 - 1 / u) / 4 == pytest.approx(0, abs=1e-4)
 
 
+def test_views_of_a_clip_count_as_one_against_the_prior():
+    logits, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 0.0]]), torch.tensor([0, 1, 1])
+    of_views = fit_temperature(logits.repeat_interleave(8, 0), labels.repeat_interleave(8), views=8)
+    assert of_views == pytest.approx(fit_temperature(logits, labels), rel=1e-4)
+
+
 def test_a_few_clips_that_all_are_right_make_nobody_certain():
     logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
     assert 0.3 < fit_temperature(logits, torch.tensor([0, 1])) < 1.0

@@ -185,6 +185,20 @@ def test_clips_without_a_teacher_learn_from_labels_alone():
     assert KNOWN.loss(student(), taught, LABELS, ALONE, 0.0).total.isfinite()
 
 
+def test_a_labelled_clip_that_no_teacher_saw_is_not_lost_where_the_lesson_has_all_the_weight():
+    output, method = (
+        student(),
+        KNOWN.model_copy(update={"distillation_weight": 1.0, "ground_truth_weight": 0.0}),
+    )
+    total = method.loss(output, lesson(present=(False, True, True)), LABELS, ALONE, 0.0).total
+    total.backward()
+    absent, labels = student(), {head: values[:1] for head, values in LABELS.items()}
+    first = {head: values[:1] for head, values in absent.logits.items()}
+    (ground_truth(first, labels, None) / 3).backward()
+    for head, logits in output.logits.items():
+        torch.testing.assert_close(logits.grad[0], absent.logits[head].grad[0])
+
+
 def test_a_clip_weighs_the_same_whoever_is_absent_beside_it():
     gradients = []
     for present in [(True, True, True), (True, False, False)]:
@@ -289,8 +303,8 @@ def test_clips_without_a_teacher_learn_from_labels_alone_by_every_method(method)
     taught, output, layers = lesson(present=(True, True, False)), student(), companion(method)
     for log_probs in taught.log_probs.values():
         log_probs[2] = torch.nan
-    by_labels = method.model_copy(update={"ground_truth_weight": 0.0})
-    by_labels.loss(output, taught, LABELS, layers, 0.0).total.backward()
+    unlabelled = {head: torch.tensor([*values[:2].tolist(), -1]) for head, values in LABELS.items()}
+    method.loss(output, taught, unlabelled, layers, 0.0).total.backward()
     for values in (*output.logits.values(), *([output.moments] if method.needs_hints else [])):
         assert values.grad is None or values.grad.isfinite().all()
         assert values.grad is None or not values.grad[2].any()

@@ -89,6 +89,12 @@ def test_pairing_finds_a_difference_that_single_intervals_hide():
     assert bootstrap_difference(second, second, samples=999, seed=0).p_value == 1.0
 
 
+def test_a_tie_counts_on_both_sides_whatever_rounding_makes_of_it():
+    # 2 of 3 seeds right on one clip, 1 of 3 on two: half of the resamples of (1/3, -1/3, ...) are ties
+    first, second = np.array([1 / 3, 2 / 3]), np.array([2 / 3, 1 / 3])
+    assert bootstrap_difference(first, second, samples=999, seed=0).p_value == 1.0
+
+
 def test_no_clips_and_unpaired_clips_are_refused():
     with pytest.raises(ValueError, match="one value for each clip"):
         bootstrap_ci([], 10, seed=0)

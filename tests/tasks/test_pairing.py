@@ -76,8 +76,10 @@ def test_an_action_is_right_where_its_heads_are_and_not_where_its_name_reads_the
         ("verb", "put", "put down"),
     ]  # by the alphabet, as a release has them
     table = pd.DataFrame(rows, columns=["head", "true", "predicted"])
-    table = table.assign(clip_id="c0", confidence=0.75, prob_true=0.5)
+    table = table.assign(clip_id="c0", confidence=[0.9 * 0.8, 0.9, 0.8], prob_true=0.5)
     assert Scorecard(table).said("action").top1.tolist() == [0.0]
+    own = table.assign(confidence=[0.75, 0.9, 0.8])  # a head of the data's own, whose classes read the same
+    assert Scorecard(own).said("action").top1.tolist() == [1.0]
     assert Scorecard(table[:1]).said("action").top1.tolist() == [1.0]  # a head of that name, not put together
 
 

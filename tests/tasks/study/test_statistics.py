@@ -60,12 +60,13 @@ def test_other_seeds_cannot_be_paired():
 
 
 def test_draws_have_the_variance_of_resampled_clips_and_seeds():
-    # Means of two-way resamples of a table a_s + b_c vary as var(a)/seeds + var(b)/clips.
+    # Means of two-way resamples of a table a_s + b_c vary as var(a)/seeds + var(b)/clips; that of so few seeds is the
+    # unbiased one, as of new seeds.
     of_seeds, of_clips = np.array([0.0, 1.0, 3.0]), np.linspace(-1, 1, 40) ** 3
     found = mean_figure(of_seeds[:, None] + of_clips[None], 40_000)
     assert found.per_seed == pytest.approx(of_seeds + of_clips.mean())
     assert found.draws.mean() == pytest.approx(found.mean, abs=0.02)
-    assert found.draws.var() == pytest.approx(of_seeds.var() / 3 + of_clips.var() / 40, rel=0.03)
+    assert found.draws.var() == pytest.approx(of_seeds.var(ddof=1) / 3 + of_clips.var() / 40, rel=0.03)
 
 
 def test_one_seed_resamples_clips_alone():
@@ -78,8 +79,16 @@ def test_one_seed_resamples_clips_alone():
 def test_draws_are_those_of_every_resample_of_two_clips_and_seeds():
     values = np.array([[0.0, 1.0], [1.0, 5.0]])
     pairs = list(itertools.product(range(2), repeat=2))
-    possible = {values[np.ix_(seeds, clips)].mean() for seeds in pairs for clips in pairs}
-    assert set(np.unique(mean_figure(values, 2000).draws)) == possible
+    weights = [0.5 + (np.bincount(seeds, minlength=2) / 2 - 0.5) * np.sqrt(2) for seeds in pairs]
+    possible = {round(float(w @ values[:, clips].mean(axis=1)), 9) for w in weights for clips in pairs}
+    assert set(np.unique(mean_figure(values, 2000).draws).round(9)) == possible
+
+
+def test_a_tie_counts_on_both_sides_whatever_rounding_makes_of_it():
+    found = paired(figure(0.0, draws=(0.1 + 0.2, 0.3, 0.3)), figure(0.0, draws=(0.3, 0.1 + 0.2, 0.3)))
+    assert found.p == 1.0
+    once = paired(figure(1.0, draws=(0.1 + 0.2,) + (1.0,) * 98), figure(0.0, draws=(0.3,) + (0.0,) * 98))
+    assert once.p == pytest.approx(2 * (1 + 1) / 100)  # 1e-17 is no draw above 0
 
 
 def test_ece_by_hand_and_its_draws_around_it():
