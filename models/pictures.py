@@ -54,7 +54,11 @@ def normalise(x: Tensor, how: Normalise, mean: tuple[float, ...], deviation: tup
     if how == "none":
         return x
     if how == "weights":
-        return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(deviation)[:, None, None]
+        centre, scale = (
+            torch.tensor(numbers, dtype=x.dtype).to(x.device, non_blocking=True)[:, None, None]
+            for numbers in (mean, deviation)
+        )
+        return (x - centre) / scale
     return standardise(x, by_frame=how == "frame")
 
 

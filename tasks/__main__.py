@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     try:
         with _alone(workspace, stage, item):
             return _run(stage, item, workspace)
-    except (UserError, InfrastructureError, OSError) as error:
+    except (UserError, InfrastructureError, OSError, RuntimeError) as error:
         known = _known(error)
         if known is None:
             raise
@@ -68,6 +68,16 @@ def _known(error: Exception) -> UserError | InfrastructureError | None:
             f"the disk is full ({error.filename or Path.cwd()}); nothing half-written was kept\n"
             "  → make room and run again: finished epochs and shards are still there"
         )
+    if isinstance(error, RuntimeError) and "torch" in sys.modules:
+        from tasks.inference import is_out_of_memory
+
+        if is_out_of_memory(error):
+            first, *_ = str(error).splitlines()
+            return UserError(
+                f"a GPU's memory is full: {first.partition(' Of the allocated memory')[0]}",
+                remedy="lower `batch` of its training, or set UNDERSTUDY_SLOTS=1 where several stages share one GPU; "
+                "finished epochs are still there",
+            )
     return None
 
 

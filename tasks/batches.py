@@ -4,7 +4,7 @@ Epochs come back to the same views, so what was rendered is kept in memory as lo
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -44,26 +44,33 @@ class Batch:
 
     Attributes:
         inputs: (batch, frames, …) float32 as the modality renders them, or what several modalities show.
-        rows: (batch,) int64, each clip's place in the list it came from.
-        numbers: (batch,) int64, which view of the clip it is.
+        rows: (batch,) int64 on the CPU, where the lists are, each clip's place in the list it came from.
+        numbers: (batch,) int64 on the CPU, which view of the clip it is.
     """
 
     inputs: Tensor | Sights
     rows: Tensor
     numbers: Tensor
 
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs are."""
+        inputs = self.inputs
+        return (inputs if isinstance(inputs, Tensor) else next(iter(inputs.inputs.values()))).device
+
     def to(self, device: str | torch.device) -> "Batch":
-        """The same batch on `device`."""
+        """The same batch, its inputs on `device`."""
+        return self._with(lambda value: value.to(device, non_blocking=True))
 
-        def move(value: Tensor) -> Tensor:
-            return value.to(device, non_blocking=True)
+    def pin_memory(self) -> "Batch":
+        """The same batch, its inputs in memory that a GPU copies from by itself; the data loader asks for it."""
+        return self._with(lambda value: value.pin_memory())
 
-        inputs = (
-            move(self.inputs)
-            if isinstance(self.inputs, Tensor)
-            else Sights(*({name: move(value) for name, value in part.items()} for part in self.inputs))
-        )
-        return Batch(inputs, move(self.rows), move(self.numbers))
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        if isinstance(self.inputs, Tensor):
+            return replace(self, inputs=change(self.inputs))
+        parts = ({name: change(value) for name, value in part.items()} for part in self.inputs)
+        return replace(self, inputs=Sights(*parts))
 
 
 def present(modality: Renderer, shards: RowStore, clips: Sequence[Clip]) -> np.ndarray:
@@ -172,10 +179,16 @@ def batches(
         batch_sampler=[list(batch) for batch in places],
         collate_fn=_collate,
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=_is_for_a_gpu(),
         multiprocessing_context="fork" if workers else None,
     )
     yield from loader
+
+
+def _is_for_a_gpu() -> bool:
+    """Whether networks run on a GPU here, by settings."""
+    name = settings().device
+    return (name == "auto" or name.startswith("cuda")) and torch.cuda.is_available()
 
 
 def chunks(places: Sequence[tuple[int, int]], batch: int) -> list[list[tuple[int, int]]]:

@@ -54,7 +54,7 @@ def whole(
         }
     # Networks of several modalities make as many moments as those modalities have that a rank sees.
     own_moments = output.moments if moments else output.moments[:, :0]
-    rows, numbers = torch.tensor(places, device=batch.rows.device).unbind(dim=1)
+    rows, numbers = torch.tensor(places).unbind(dim=1)
     together = Output(
         _gathered(output.features, sizes), _gathered(own_moments, sizes), logits(output.logits), beside
     )
@@ -64,6 +64,10 @@ def whole(
 def _gathered(own: Tensor, sizes: Sequence[int]) -> Tensor:
     if own.dtype == torch.bool:  # not every backend carries it
         return _gathered(own.to(torch.uint8), sizes).bool()
+    if own.is_floating_point():
+        # Ranks may differ in precision: under autocast, what a layer made is bfloat16, and zeros in place of what no
+        # clip of this rank has are float32. All must send the same.
+        own = own.to(torch.promote_types(own.dtype, torch.float32))
     found: Tensor = _Gather.apply(own, sizes)
     return found
 
@@ -105,12 +109,12 @@ def add_up_gradients(network: nn.Module, companion: nn.Module) -> None:
     if not learning:
         return
     like = learning[0][0]
-    has = like.new_tensor([parameter.grad is not None for parameter, _ in learning])
+    has = torch.tensor([parameter.grad is not None for parameter, _ in learning], dtype=like.dtype)
     parts = [
         torch.zeros_like(parameter) if parameter.grad is None else parameter.grad * scale
         for parameter, scale in learning
     ]
-    flat = torch.cat([has, *(part.flatten() for part in parts)])
+    flat = torch.cat([has.to(like.device, non_blocking=True), *(part.flatten() for part in parts)])
     torch.distributed.all_reduce(flat)
     needed = (flat[: len(has)] > 0).tolist()
     sums = flat[len(has) :].split([parameter.numel() for parameter, _ in learning])
@@ -121,7 +125,7 @@ def add_up_gradients(network: nn.Module, companion: nn.Module) -> None:
 def summed(values: np.ndarray) -> None:
     """Add up an array of all ranks, in place; each gives zeros where another has the number."""
     if ranks.count() > 1 and values.size:
-        torch.distributed.all_reduce(torch.from_numpy(values))
+        torch.distributed.all_reduce(torch.from_numpy(values), group=ranks.on_cpu())
 
 
 @contextmanager
@@ -136,7 +140,7 @@ def _partly(network: nn.Module) -> Iterator[None]:
             if module.training
         ):
             return len(rows) > 0
-        total = torch.tensor([len(rows)], device=rows.device)
+        total = rows.new_full((1,), len(rows))
         torch.distributed.all_reduce(total)
         return bool(total)
 
@@ -186,7 +190,7 @@ class _Normalise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Any:
         over = [dim for dim in range(x.dim()) if dim != 1]
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        values = wide.new_tensor([x.numel() // x.shape[1]])
+        values = wide.new_full((1,), x.numel() // x.shape[1])
         sums = torch.cat([wide.sum(dim=over), values])
         torch.distributed.all_reduce(sums)
         total = sums[-1].clamp(min=1)

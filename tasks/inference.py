@@ -26,9 +26,15 @@ def device() -> torch.device:
     """Where networks run on this machine, by settings; of several ranks each has a GPU of its own.
 
     Raises:
-        UserError: the settings name a device that torch does not know or this machine does not have.
+        UserError: the settings name a device that torch does not know, this machine does not have or torch has no code
+            for, or one GPU for several ranks.
     """
     name = settings().device
+    if name.startswith("cuda:") and ranks.count() > 1:
+        raise UserError(
+            f"UNDERSTUDY_DEVICE is {name!r}, but a training has {ranks.count()} devices",
+            remedy="set it to cuda; CUDA_VISIBLE_DEVICES chooses among GPUs",
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and ranks.count() > 1:
@@ -40,13 +46,25 @@ def device() -> torch.device:
         name = f"cuda:{ranks.rank()}"
     try:
         there = torch.device(name)
-        torch.empty(1, device=there)
+        torch.zeros(1, device=there).add_(1)  # memory alone can be had of a GPU that torch has no code for
     except (RuntimeError, AssertionError) as error:  # torch asserts where it was built without the device
+        if is_out_of_memory(error):
+            raise
         raise UserError(
             f"UNDERSTUDY_DEVICE is {name!r}: {str(error).splitlines()[0]}",
             remedy="set it to auto, cpu or cuda",
         ) from None
     return there
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that the memory of a GPU is full."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    # Of memory that torch does not hand out itself: a process's first, and that of libraries.
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    )
 
 
 def view_logits(

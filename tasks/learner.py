@@ -56,6 +56,11 @@ from tasks.views import training_view
 CURVE_COLUMNS = ("seed", "member", "epoch", "learning_rate", "train_loss", "val_loss", "val_top1", "seconds")
 
 
+def _moved(values: np.ndarray, there: torch.device) -> torch.Tensor:
+    """The values on a device, which the caller does not wait for: what is asked of it later comes after."""
+    return torch.from_numpy(values).to(there, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Hints:
     """What one teacher made of every moment of every training view.
@@ -78,9 +83,9 @@ class Hints:
         """Those of views `numbers` of clips `rows`, on a device."""
         moments = self.moments[rows, numbers % self.moments.shape[1]]
         return Hint(
-            torch.from_numpy(moments).to(there).float(),
-            torch.from_numpy(self.member[rows]).to(there),
-            torch.from_numpy(self.present[rows]).to(there),
+            _moved(moments, there).float(),
+            _moved(self.member[rows], there),
+            _moved(self.present[rows], there),
         )
 
 
@@ -104,10 +109,10 @@ class Words:
         """Those of views `numbers` of clips `rows`, on a device."""
         return Word(
             {
-                head: torch.from_numpy(values[rows, numbers % values.shape[1]]).to(there)
+                head: _moved(values[rows, numbers % values.shape[1]], there)
                 for head, values in self.log_probs.items()
             },
-            torch.from_numpy(self.present[rows]).to(there),
+            _moved(self.present[rows], there),
         )
 
 
@@ -150,18 +155,17 @@ class Lessons:
 
     def of(self, batch: Batch) -> Lesson:
         """The lesson of a batch, on its device."""
-        rows, numbers = batch.rows.cpu().numpy(), batch.numbers.cpu().numpy()
-        there = batch.rows.device
+        rows, numbers, there = batch.rows.numpy(), batch.numbers.numpy(), batch.device
         return Lesson(
             {
-                head: torch.from_numpy(values[rows, numbers % values.shape[1]]).to(there)
+                head: _moved(values[rows, numbers % values.shape[1]], there)
                 for head, values in self.log_probs.items()
             },
-            torch.from_numpy(self.present[rows]).to(there),
+            _moved(self.present[rows], there),
             {name: hint.of(rows, numbers, there) for name, hint in self.hints.items()},
             None
             if self.features is None
-            else torch.from_numpy(self.features[rows, numbers % self.features.shape[1]]).to(there).float(),
+            else _moved(self.features[rows, numbers % self.features.shape[1]], there).float(),
             None
             if self.teachers is None
             else {name: words.of(rows, numbers, there) for name, words in self.teachers.items()},
@@ -234,7 +238,10 @@ class Learner:
         )
 
         def objective(output: Output, batch: Batch, progress: float) -> Losses:
-            truth = {head: values[batch.rows.cpu()].to(batch.rows.device) for head, values in labels.items()}
+            truth = {
+                head: values[batch.rows].to(batch.device, non_blocking=True)
+                for head, values in labels.items()
+            }
             lesson = lessons.of(batch) if lessons else None
             return self.method.loss(output, lesson, truth, companion, progress)
 

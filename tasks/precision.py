@@ -6,7 +6,8 @@ the gradient of its weights, without a word (measured 2026-11-29; its repository
 https://github.com/uxlfoundation/oneDNN/pull/5494). A training may end in numbers that are none, or go on with garbage.
 
 A processor without instructions for bfloat16 computes rightly and slowly: an AVX2 one took nine times as long as in
-float32 (the sample's ResNet, torch 2.15, measured the same day).
+float32 (the sample's ResNet, torch 2.15, measured the same day). So does a GPU older than Ampere, of compute capability
+8.0 (V100, T4, RTX 20): torch calls bfloat16 there emulated.
 """
 
 import time
@@ -23,6 +24,8 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRIES = 3
 _SLOW = 2.0
 """Times as long as in float32; what the processor has instructions for is faster, depthwise convolutions aside."""
+_AMPERE = (8, 0)
+"""The compute capability of the first GPUs with instructions for bfloat16 (`torch.cuda.is_bf16_supported`)."""
 _WRONG = 0.1
 """Of the largest number of the right answer. bfloat16 itself is off by 0.005."""
 _PICTURES = 32
@@ -32,7 +35,7 @@ _PICTURES = 32
 def try_bfloat16(learner: Learner, training: Training | None = None) -> None:
     """Try every convolution of the learner's network on noise, in bfloat16 and float32: seconds at most.
 
-    Warns where bfloat16 is much the slower.
+    Warns where bfloat16 is much the slower. A GPU is asked for its age alone.
 
     Args:
         learner: whose network and place in params.yaml are meant.
@@ -42,7 +45,15 @@ def try_bfloat16(learner: Learner, training: Training | None = None) -> None:
         UserError: the training is in bfloat16 on a processor that computes one of them wrongly.
     """
     training = training or learner.training
-    if training.precision != "bfloat16" or device().type != "cpu":
+    if training.precision != "bfloat16":
+        return
+    there = device()
+    if there.type == "cuda" and torch.cuda.get_device_capability(there) < _AMPERE:
+        print(
+            f"warning: {learner.name}: bfloat16 is emulated on this GPU ({torch.cuda.get_device_name(there)}); "
+            "precision: float32 in its training is faster here"
+        )
+    if there.type != "cpu":
         return
     network = learner.spec.empty_network().eval()
     seen: dict[str, tuple[nn.Module, Tensor]] = {}

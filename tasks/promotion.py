@@ -358,6 +358,8 @@ def _attached(client: "MlflowClient", version: "ModelVersion") -> str:
     """The gate's page that `_attach` added; empty where it cannot be had: what matters stands in tags as well."""
     from tasks.stores import failures
 
+    if not version.run_id:
+        return ""
     with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
         try:
             return Path(client.download_artifacts(version.run_id, _PAGE, folder)).read_text(encoding="utf-8")

@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed import ProcessGroup
 
 Item = TypeVar("Item")
 
 _PATIENCE = timedelta(days=365)
 """Torchrun ends all when one dies; until then a rank may wait for hours, say for a training of another stage."""
+_STUCK = timedelta(minutes=30)
+"""So long one GPU waits for another, then its process dies. GPUs talk within an epoch alone, which all ranks begin
+together (`wait_for_all`) and in which none does anything by itself but read its share of the views."""
+_on_cpu: "ProcessGroup | None" = None
 
 
 def under_torchrun() -> bool:
@@ -55,11 +60,16 @@ def shares(items: int) -> list[int]:
 
 
 def wait_for_all() -> None:
-    """Return when every rank is here."""
+    """Return when every rank is here, however long that takes."""
     if count() > 1:
         import torch.distributed
 
-        torch.distributed.barrier()
+        torch.distributed.barrier(on_cpu())
+
+
+def on_cpu() -> "ProcessGroup | None":
+    """By whom the ranks send each other what lies on the CPU; they wait for it as long as it takes."""
+    return _on_cpu
 
 
 @contextmanager
@@ -72,15 +82,21 @@ def joined(device: "torch.device") -> Iterator[None]:
     import torch
     import torch.distributed
 
+    global _on_cpu
     if device.type == "cuda":
         torch.cuda.set_device(device)  # messages between GPUs go from the current one
+        torch.distributed.init_process_group("nccl", timeout=_STUCK)
+    else:
+        torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
     # What lies on the CPU (predictions to be put together) goes by gloo, whatever the device.
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    torch.distributed.init_process_group(backend, timeout=_PATIENCE)
+    _on_cpu = torch.distributed.new_group(  # type: ignore[assignment]  # nobody is left out
+        backend="gloo", timeout=_PATIENCE
+    )
     if is_first():
         yield
     else:
         warnings.simplefilter("ignore")
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
             yield
+    _on_cpu = None
     torch.distributed.destroy_process_group()  # after an error, torchrun ends the others

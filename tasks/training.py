@@ -97,6 +97,8 @@ def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
         for past in history:
             course.log(past)
         for epoch in range(len(history), training.epochs):
+            # The first rank alone saves and tells MLflow, which may take minutes; GPUs give each other up sooner.
+            ranks.wait_for_all()
             begin = time.monotonic()
             losses = _one_epoch(trained, optimizer, average, course, epoch, steps)
             kept = average.module if average is not None else network
@@ -138,18 +140,20 @@ def _one_epoch(
             output = network(batch.inputs)
         output, batch = whole(output, batch, places_of_all, course.moments)
         losses = course.objective(output, batch, step / (training.epochs * steps))
-        _refuse_no_number("loss", losses.total, course, epoch, step - epoch * steps)
         optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
         add_up_gradients(network, companion)
         norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), training.clip_norm)
-        _refuse_no_number("gradient", norm, course, epoch, step - epoch * steps)
+        told = {"loss": losses.total, **losses.parts, **(losses.figures or {})}
+        gradient, *values = _numbers([norm, *told.values()], there)
+        _refuse_no_number("loss", values[0], course, epoch, step - epoch * steps)
+        _refuse_no_number("gradient", gradient, course, epoch, step - epoch * steps)
         optimizer.step()
         if average is not None:
             average.update(network)
         shown += len(batch.rows)
-        for part, value in {"loss": losses.total, **losses.parts, **(losses.figures or {})}.items():
-            totals[f"train_{part}"] = totals.get(f"train_{part}", 0.0) + value.item() * len(batch.rows)
+        for part, value in zip(told, values, strict=True):
+            totals[f"train_{part}"] = totals.get(f"train_{part}", 0.0) + value * len(batch.rows)
     return {part: total / shown for part, total in totals.items()}
 
 
@@ -158,11 +162,17 @@ def arithmetic(training: Training, there: torch.device) -> torch.autocast:
     return torch.autocast(there.type, torch.bfloat16, enabled=training.precision == "bfloat16")
 
 
-def _refuse_no_number(what: str, value: torch.Tensor, course: Course, epoch: int, batch: int) -> None:
+def _numbers(scalars: Sequence[torch.Tensor], there: torch.device) -> list[float]:
+    """What scalars are; all at once, as a GPU is waited for at every look."""
+    found: list[float] = torch.stack([scalar.detach().to(there) for scalar in scalars]).tolist()
+    return found
+
+
+def _refuse_no_number(what: str, value: float, course: Course, epoch: int, batch: int) -> None:
     """Stop before weights are spoilt: what is kept on disk is always sound."""
-    if not torch.isfinite(value):
+    if not math.isfinite(value):
         raise UserError(
-            f"{course.title}: the {what} is {value.item()} in epoch {epoch + 1}, batch {batch + 1}",
+            f"{course.title}: the {what} is {value} in epoch {epoch + 1}, batch {batch + 1}",
             remedy="lower learning_rate or clip_norm, or use precision float32",
         )
 
@@ -232,7 +242,8 @@ def _resume(
     """Take up where a killed run stopped; the history so far, empty if there was none."""
     if not file.exists():
         return []
-    state = torch.load(file, map_location=device(), weights_only=True)
+    # Everything is copied to where it belongs. AdamW counts its steps on the CPU: on a GPU each would be waited for.
+    state = torch.load(file, map_location="cpu", weights_only=True)
     trained.load_state_dict(state["trained"])
     optimizer.load_state_dict(state["optimizer"])
     if average is not None:

@@ -13,6 +13,8 @@ import pytest
 # Before anything imports torch, in this process, xdist's and every one that a test starts: threads of several processes
 # that share two cores wait for each other, and small sums take a hundred times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where there is a GPU, too: a GPU rounds differently. What needs one says so (marker gpu).
+os.environ.setdefault("UNDERSTUDY_DEVICE", "cpu")
 
 LEVEL_STEP = 8
 """Frame n of a made video is grey of this many levels times n."""

@@ -6,8 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
+from models.fusion import Sights
 from tasks import batches
+from tasks.batches import Batch
 from tasks.clips import Clip
 from tasks.views import View
 
@@ -99,3 +103,56 @@ def test_views_of_shards_that_nobody_uses_are_let_go(room: Callable[[int], None]
     del store
     gc.collect()
     assert len(batches._KEPT) < before
+
+
+ROWS, NUMBERS = torch.tensor([4, 2]), torch.tensor([0, 1])
+PRESENT = torch.tensor([True, False])
+
+
+@pytest.fixture(params=["one modality", "several"])
+def batch(request: pytest.FixtureRequest) -> Batch:
+    shown = torch.ones(2, 3)
+    return Batch(
+        shown if request.param == "one modality" else Sights({"rgb": shown}, {"rgb": PRESENT}), ROWS, NUMBERS
+    )
+
+
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    inputs = batch.inputs
+    return [inputs] if isinstance(inputs, torch.Tensor) else [inputs.inputs["rgb"], inputs.present["rgb"]]
+
+
+def test_inputs_alone_go_to_the_device_and_what_indexes_lists_stays(batch: Batch):
+    there = batch.to("meta")
+    assert batch.device.type == "cpu"
+    assert there.device.type == "meta"
+    assert [value.device.type for value in tensors(there)] == ["meta"] * len(tensors(batch))
+    assert there.rows is ROWS
+    assert there.numbers is NUMBERS
+
+
+def test_the_loader_pins_the_inputs_of_a_batch(batch: Batch, monkeypatch: pytest.MonkeyPatch):
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda value: pinned.append(value) or value.clone())
+    found = pin_memory(batch)
+    assert isinstance(found, Batch)
+    assert [id(value) for value in pinned] == [id(value) for value in tensors(batch)]
+    assert all(torch.equal(*pair) for pair in zip(tensors(found), tensors(batch), strict=True))
+    assert found.rows is ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "there_is_one", "pinned"),
+    [("auto", True, True), ("cuda:1", True, True), ("cpu", True, False), ("auto", False, False)],
+)
+def test_batches_are_pinned_for_a_gpu_alone(
+    name: str, there_is_one: bool, pinned: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("UNDERSTUDY_DEVICE", name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there_is_one)
+    asked = []
+    monkeypatch.setattr(
+        batches, "DataLoader", lambda *_, **options: asked.append(options["pin_memory"]) or []
+    )
+    assert list(batches.batches(Counting(), Store(), CLIPS, 8, PLACES, view)) == []
+    assert asked == [pinned]

@@ -4,13 +4,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from models.network import Network
 from tasks import ranks
+from tasks.batches import Batch
 from tasks.clips import read_clips
-from tasks.learner import Learner
+from tasks.learner import Hints, Learner, Lessons, Words
 from tasks.params import Params
 from tasks.stores import tracking
 from tasks.train_teacher import teacher_learner
@@ -60,3 +62,34 @@ def test_a_copy_is_fetched_before_any_rank_looks_for_a_checkpoint(
     monkeypatch.setattr(ranks, "wait_for_all", lambda: there.append(checkpoint.exists()))
     learner.train(clips, None, 0, 0)
     assert there[0]
+
+
+def test_a_lesson_is_of_the_views_of_a_batch_and_lies_where_its_inputs_do():
+    """Three clips of two views; view 3 of a clip is its view 1 again."""
+    said = np.arange(6, dtype=np.float32).reshape(3, 2, 1)
+    seen = np.array([True, False, True])
+    lessons = Lessons(
+        {"verb": said},
+        seen,
+        {"eyes": Hints(said[..., None].astype(np.float16), np.array([0, 1, 2]), seen)},
+        "",
+        features=said.astype(np.float16),
+        teachers={"eyes": Words({"verb": -said}, seen)},
+    )
+    batch = Batch(torch.zeros(2, 4), torch.tensor([2, 1]), torch.tensor([3, 0]))
+    lesson = lessons.of(batch)
+    assert lesson.log_probs["verb"].tolist() == [[5.0], [2.0]]
+    assert lesson.present.tolist() == [True, False]
+    assert lesson.hints["eyes"].moments.tolist() == [[[5.0]], [[2.0]]]
+    assert lesson.hints["eyes"].member.tolist() == [2, 1]
+    assert lesson.features is not None
+    assert lesson.features.tolist() == [[5.0], [2.0]]
+    assert lesson.teachers is not None
+    assert lesson.teachers["eyes"].logits["verb"].tolist() == [[-5.0], [-2.0]]
+
+    there = lessons.of(batch.to("meta"))
+    assert there.features is not None
+    assert there.teachers is not None
+    moved = [there.log_probs["verb"], there.present, *there.hints["eyes"], there.features]
+    moved += [there.teachers["eyes"].logits["verb"], there.teachers["eyes"].present]
+    assert {value.device.type for value in moved} == {"meta"}

@@ -88,6 +88,19 @@ def test_a_processor_whose_bfloat16_is_emulated_is_told_of(seconds, told, capsys
     assert ("audio" in said and "precision: float32" in said) == bool(told)
 
 
+@pytest.mark.parametrize(("capability", "warned"), [((7, 5), True), ((8, 0), False), ((12, 0), False)])
+def test_a_gpu_whose_bfloat16_is_emulated_is_told_of(capability, warned, capsys, monkeypatch):
+    monkeypatch.setattr(precision, "device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda there: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda there: "Tesla T4")
+    try_bfloat16(
+        learner(Faulty(lambda y: y * torch.nan))
+    )  # a defect of the processor, which has nothing to do
+    try_bfloat16(learner(nn.Conv2d(2, 3, 3)), SimpleNamespace(precision="float32"))  # type: ignore[arg-type]
+    told = "warning: audio: bfloat16 is emulated on this GPU (Tesla T4); precision: float32 in its training"
+    assert capsys.readouterr().out.count(told) == warned
+
+
 def test_another_training_than_the_learners_own_may_be_meant():
     with pytest.raises(UserError, match="wrongly"):
         try_bfloat16(

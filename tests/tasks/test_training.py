@@ -56,8 +56,16 @@ class Killed(Exception):
     """Stands for SIGKILL: nothing of the loop runs after it."""
 
 
+def no_loss(total):
+    return total * float("nan")
+
+
+def no_gradient(total):
+    return total + (total * 0).sqrt()  # 0 · ∞ backwards
+
+
 def course(
-    checkpoint, training=TRAINING, kill_after=None, spoil=False, told=None, method=BY_LABELS, done=None
+    checkpoint, training=TRAINING, kill_after=None, spoil=None, told=None, method=BY_LABELS, done=None
 ):
     inputs, labels = data()
     sure = torch.nn.functional.one_hot((labels + 1) % CLASSES, CLASSES).float()
@@ -73,7 +81,7 @@ def course(
         lesson = Lesson({"action": sure[batch.rows]}, torch.ones(len(batch.rows)).bool(), {})
         truth = {"action": labels[batch.rows]}
         losses = method.loss(output, lesson, truth, torch.nn.Module(), progress)
-        return losses._replace(total=losses.total * float("nan")) if spoil else losses
+        return losses._replace(total=spoil(losses.total)) if spoil else losses
 
     def log(figures):
         if told is not None:
@@ -148,7 +156,7 @@ def test_progress_is_the_share_of_steps_done_whoever_was_killed(tmp_path):
 
 def test_a_finished_training_is_not_done_again(tmp_path):
     network, history = fit(fresh(), course(tmp_path / "a.pt"))
-    again, history_again = fit(fresh(), course(tmp_path / "a.pt", spoil=True))
+    again, history_again = fit(fresh(), course(tmp_path / "a.pt", spoil=no_loss))
     assert same(network, again)
     assert history == history_again
 
@@ -160,11 +168,23 @@ def test_it_learns(tmp_path):
     assert history[-1]["val_top1"] > chance
 
 
-def test_a_loss_that_is_no_number_stops_with_epoch_and_remedy(tmp_path):
+@pytest.mark.parametrize(("what", "spoil"), [("loss", no_loss), ("gradient", no_gradient)])
+def test_what_is_no_number_stops_with_epoch_and_remedy_before_it_spoils_weights(tmp_path, what, spoil):
     fit(fresh(), course(tmp_path / "a.pt", TRAINING.model_copy(update={"epochs": 2})))
-    with pytest.raises(UserError, match=r"loss is nan in epoch 1, batch 1[\s\S]*learning_rate"):
-        fit(fresh(), course(tmp_path / "b.pt", spoil=True))
+    network = fresh()
+    with pytest.raises(UserError, match=rf"the {what} is nan in epoch 1, batch 1[\s\S]*learning_rate"):
+        fit(network, course(tmp_path / "b.pt", spoil=spoil))
     assert not (tmp_path / "b.pt").exists()
+    assert same(network, fresh())
+
+
+def test_a_step_looks_at_all_its_numbers_at_once(tmp_path, monkeypatch):
+    looks = []
+    seen = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda value: looks.append(value.shape) or seen(value))
+    _, history = fit(fresh(), course(tmp_path / "a.pt", method=IN_TWO_HALVES))
+    assert {"train_loss", "train_distillation", "train_ground_truth"} <= history[0].keys()
+    assert looks == [(4,)] * 12  # gradient, loss and its two parts, in three steps of each of four epochs
 
 
 @pytest.mark.parametrize(("clips", "batch"), [(13, 4), (3, 8), (16, 4), (1, 1), (17, 16)])
