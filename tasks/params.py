@@ -67,7 +67,8 @@ class Training(Section):
     decay: Literal["linear", "cosine"] = Field(description="Fall of the rate from its peak to zero.")
     clip_norm: PositiveFloat = Field(description="Largest norm of a gradient.")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="Decay of the moving average of the weights, which is what is kept; 0 keeps the last weights."
+        description="Decay of the moving average of the weights, which is what is kept; the first steps count "
+        "for more, step s for s^-2/3. 0 keeps the last weights."
     )
     precision: Literal["float32", "bfloat16"] = Field(description="Arithmetic of the forward pass (AMP).")
     devices: PositiveInt = Field(

@@ -89,7 +89,8 @@ def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
     trained = nn.ModuleList([network, course.companion]).to(there)
     groups = timm.optim.param_groups_weight_decay(trained, training.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=training.learning_rate)
-    average = ModelEmaV3(network, decay=training.ema) if training.ema else None
+    # Warming up, it follows the first steps: of a short training the weights that it began with would be half of it.
+    average = ModelEmaV3(network, decay=training.ema, use_warmup=True) if training.ema else None
     history = _resume(course.checkpoint, trained, optimizer, average)
     steps = max(1, course.shown // training.batch)
     with Progress(course.title, training.epochs, "epochs") as progress:
@@ -150,7 +151,7 @@ def _one_epoch(
         _refuse_no_number("gradient", gradient, course, epoch, step - epoch * steps)
         optimizer.step()
         if average is not None:
-            average.update(network)
+            average.update(network, step)
         shown += len(batch.rows)
         for part, value in zip(told, values, strict=True):
             totals[f"train_{part}"] = totals.get(f"train_{part}", 0.0) + value * len(batch.rows)

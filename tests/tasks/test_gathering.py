@@ -328,8 +328,9 @@ def flat(weights: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([value.flatten().double() for value in weights.values()])
 
 
-CLOSE = {"single precision": (1e-3, 1e-4), "half precision": (1e-2, 1e-2)}
-"""How far weights and losses may be from those of one process, where it is not double precision."""
+CLOSE = {"single precision": (3e-3, 1e-4), "half precision": (1e-2, 1e-2)}
+"""How far weights and losses may be from those of one process, where it is not double precision: AdamW takes a whole step
+by a gradient that is rounding alone."""
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -154,6 +154,21 @@ def test_progress_is_the_share_of_steps_done_whoever_was_killed(tmp_path):
     assert before + after == whole
 
 
+def test_the_average_of_a_short_training_is_not_what_it_began_with(tmp_path):
+    slow = TRAINING.model_copy(
+        update={"ema": 0.999}
+    )  # of twelve steps, 0.999^12 would leave all but the beginning
+    last = fit(fresh(), course(tmp_path / "last.pt", TRAINING.model_copy(update={"ema": 0.0})))[
+        0
+    ].state_dict()
+    kept, begin = fit(fresh(), course(tmp_path / "kept.pt", slow))[0].state_dict(), fresh().state_dict()
+
+    def far(one, other):
+        return sum(float((one[name] - other[name]).square().sum()) for name in one) ** 0.5
+
+    assert far(kept, last) < 0.5 * far(begin, last)
+
+
 def test_a_finished_training_is_not_done_again(tmp_path):
     network, history = fit(fresh(), course(tmp_path / "a.pt"))
     again, history_again = fit(fresh(), course(tmp_path / "a.pt", spoil=no_loss))
