@@ -36,14 +36,22 @@ class Settings(BaseSettings):
     clone: Path = Field(
         default=Path("."), description="The clone that a flow works in where its parameters name none."
     )
-    device: str = Field(default="auto", description="torch device for training; auto: cuda if there is one.")
+    device: str = Field(
+        default="auto",
+        description="torch device for training; auto: cuda if there is one. GPU workers of infra/ set cuda.",
+    )
     pipeline_run: str = Field(
         default="",
         pattern=r"^[^'\\]*$",
         description="Name of a pipeline run: MLflow shows the trainings as nested runs of one of that name. "
         "`understudy run` sets it.",
     )
-    loader_workers: int = Field(default=0, ge=0, description="Processes that decode views for a training.")
+    loader_workers: int = Field(
+        default=0,
+        ge=0,
+        description="Processes that decode views for a training. 0: it does so itself, and keeps those that memory has "
+        "room for; for a GPU and data larger than memory, 4 or so.",
+    )
     slots: PositiveInt = Field(
         default_factory=lambda: max(1, len(os.sched_getaffinity(0))),
         description="Stages that `understudy run` runs side by side, each on `threads` CPU threads. Of several GPUs "
