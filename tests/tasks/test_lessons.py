@@ -54,7 +54,7 @@ def test_the_mean_over_views_worked_by_hand():
 @pytest.mark.parametrize("held_out", [True, False])
 def test_a_cautious_mix_of_good_teachers_is_sharpened(held_out):
     found = mix({"a": teacher(2.0), "b": teacher(1.0)}, "uniform", 1.0, held_out=held_out)
-    assert found.temperature["action"] < 0.5
+    assert found.temperature["action"] < 0.6  # of four clips, with a prior worth one
     assert np.exp(found.lessons.log_probs["action"][0, 0]).max() > 0.9
     assert mix({"a": teacher(2.0), "b": teacher(1.0)}).temperature["action"] == 1.0  # has seen the label
 
@@ -148,7 +148,7 @@ def test_clips_without_labels_are_mixed_by_the_data_set_and_calibrated_on_valida
     assert 0 < found.unlabelled_temperature["action"] < 1.0
     said = np.exp(found.lessons.log_probs["action"][3, 0])
     assert said.argmax() == 0  # what the good teacher says, though no label tells that it is good
-    assert np.exp(alone.lessons.log_probs["action"][3, 0]).max() > 0.95
+    assert np.exp(alone.lessons.log_probs["action"][3, 0]).max() > 0.9
     assert mix(bank).unlabelled_temperature == {}
 
 
@@ -199,8 +199,7 @@ def test_the_mean_over_views_is_what_is_calibrated():
 
     mean, same = found("mean"), found("same")
     probs = torch.from_numpy(logits).softmax(-1)
-    of_views = torch.from_numpy(truth).repeat_interleave(8)
-    by_hand = fit_temperature(probs.mean(1).log().repeat_interleave(8, dim=0), of_views)
+    by_hand = fit_temperature(probs.mean(1).log(), torch.from_numpy(truth))
     assert mean.unlabelled_temperature["action"] == pytest.approx(by_hand, rel=1e-3)
     assert mean.unlabelled_temperature["action"] < same.unlabelled_temperature["action"]
     assert np.allclose(
