@@ -360,7 +360,8 @@ def test_a_coordinators_clone_is_taken_to_the_newest_commit_and_its_data_first(
     dvc("init", "-q")
     dvc("remote", "add", "-q", "--default", "storage", str(tmp_path / "remote"))
     (origin / "dvc.yaml").write_text("stages: {}\n")
-    (origin / ".gitignore").write_text(".understudy/\n")  # as the project has it: a clone with changes is refused
+    # as the project has it: a clone with changes is refused
+    (origin / ".gitignore").write_text(".understudy/\n")
     publish("old")
     git(tmp_path, "clone", "-q", str(origin), str(working))
     (working / "dvc.lock").write_text("schema: '2.0'\n# of a run\n")

@@ -329,8 +329,8 @@ def flat(weights: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 CLOSE = {"single precision": (3e-3, 1e-4), "half precision": (1e-2, 1e-2)}
-"""How far weights and losses may be from those of one process, where it is not double precision: AdamW takes a whole step
-by a gradient that is rounding alone."""
+"""How far weights and losses may be from those of one process, where it is not double precision: AdamW takes a whole
+step by a gradient that is rounding alone."""
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
