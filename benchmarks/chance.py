@@ -30,10 +30,11 @@ def main() -> None:
         for name, (clips, of_seed, of_clip, rest) in NOISES.items():
             below = np.zeros(2)
             for _ in range(STUDIES):
-                values = draw.normal(0, np.sqrt(of_seed), (seeds, 1)) + draw.normal(
-                    0, np.sqrt(of_clip), clips
+                values = (
+                    draw.normal(0, np.sqrt(of_seed), (seeds, 1))
+                    + draw.normal(0, np.sqrt(of_clip), clips)
+                    + draw.normal(0, np.sqrt(rest), (seeds, clips))
                 )
-                values = values + draw.normal(0, np.sqrt(rest), (seeds, clips))
                 nothing = Figure(np.zeros(seeds), np.zeros(SAMPLES))
                 found = paired(mean_figure(values, SAMPLES), nothing)
                 below += [found.p < 0.05, (found.t_p or 1.0) < 0.05]

@@ -140,11 +140,17 @@ def bootstrap_difference(
     if first.shape != second.shape:
         raise ValueError(f"paired scores of {first.shape} and {second.shape} clips")
     means = _resampled_means(first - second, samples, seed)
-    means[np.abs(means) < _ROUNDING] = 0.0  # a tie counts on both sides
-    # One sample is added on each side: no number of resamples proves that chance is impossible.
-    beyond = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
-    p_value = min(1.0, 2 * (beyond + 1) / (samples + 1))
-    return Difference(float((first - second).mean()), _percentiles(means, level), p_value)
+    return Difference(float((first - second).mean()), _percentiles(means, level), two_sided_p(means))
+
+
+def two_sided_p(draws: NDArray[np.float64]) -> float:
+    """Return how rarely a resampled difference, one of `draws` (samples,), does not have their sign.
+
+    One sample is added on each side: no number of resamples proves that chance is impossible. A tie counts on both,
+    and may be off zero by rounding.
+    """
+    beyond = min(np.count_nonzero(draws <= _ROUNDING), np.count_nonzero(draws >= -_ROUNDING))
+    return min(1.0, 2 * (beyond + 1) / (len(draws) + 1))
 
 
 def _resampled_means(values: ArrayLike, samples: int, seed: int) -> NDArray[np.float64]:

@@ -95,14 +95,10 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
             print(f"gate: an interrupted move was carried to its end: {finished.words}")
         version, aliases = str(registered.version), _aliases(client)
         is_first = aliases.get(CHAMPION) == version and len(_versions(client)) == 1
+        _show_as_told(client, params, workspace, registered)
         if not is_first and aliases.get(CHALLENGER) != version:
-            _told_before(client, params, workspace, registered)
             return
-        champion = _champion(client, aliases, version)
-        key = _key(params, registered, champion)
-        same = registered.tags.get(_KEY) == key
-        verdict = _told_before(client, params, workspace, registered) if same else None
-        verdict = verdict or _judge(client, params, workspace, registered, champion)
+        verdict = _stored_or_new(client, params, workspace, registered, aliases)
         print(f"gate: {verdict.summary}")
         if is_first and not any(tag.startswith(HISTORY) for tag in registered.tags):
             made = datetime.fromtimestamp(registered.creation_timestamp / 1000, UTC)
@@ -118,21 +114,15 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
             print(f"gate: {move.words}")
 
 
-def _told_before(
+def _show_as_told(
     client: "MlflowClient", params: Params, workspace: Workspace, version: "ModelVersion"
-) -> Verdict | None:
-    """What the gate said of a version, here or on another machine, if it did; reports/gate shows it afterwards.
-
-    Judged anew, it would be measured anew, and a latency near its threshold might turn the verdict round.
-    """
+) -> None:
+    """Have reports/gate show what the gate said of a version where it was judged elsewhere, if it was."""
     told, key = version.tags.get(_VERDICT), version.tags.get(_KEY)
-    if not told or not key:
-        return None
-    verdict = Verdict.of_json(json.loads(told))
-    if _local(workspace, key) is None:
+    if told and key and not _is_shown(workspace, key):
+        verdict = Verdict.of_json(json.loads(told))
         page = _attached(client, version) or render(None, verdict, params.evaluate.bins)
-        _write_report(workspace, verdict, page, key, version.tags.get("release_digest", ""))
-    return verdict
+        _write_report(workspace, verdict, page, key, version.tags["release_digest"])
 
 
 def judged(name: str, params: Params, workspace: Workspace) -> Verdict:
@@ -306,7 +296,10 @@ def _stored_or_new(
     version: "ModelVersion",
     aliases: Mapping[str, str],
 ) -> Verdict:
-    """What the gate says of a version: what it said before, if nothing that it looked at has changed since."""
+    """What the gate says of a version: what it said before, if nothing that it looked at has changed since.
+
+    Judged anew, it would be measured anew, and a latency near its threshold might turn the verdict round.
+    """
     champion = _champion(client, aliases, str(version.version))
     if version.tags.get(_KEY) == _key(params, version, champion):
         return Verdict.of_json(json.loads(version.tags[_VERDICT]))
@@ -479,15 +472,10 @@ def _write_report(workspace: Workspace, verdict: Verdict, page: str, key: str, r
     write_json(workspace.gate / "verdict.json", known | verdict.as_json())
 
 
-def _local(workspace: Workspace, key: str) -> Verdict | None:
-    """The verdict of reports/gate, if it answers the question that `key` names."""
+def _is_shown(workspace: Workspace, key: str) -> bool:
+    """Whether reports/gate has the verdict that `key` names."""
     file = workspace.gate / "verdict.json"
-    if not file.is_file():
-        return None
-    values = json.loads(file.read_text(encoding="utf-8"))
-    for ours in ("release_digest", "summary"):
-        del values[ours]
-    return Verdict.of_json(values) if values.pop("key") == key else None
+    return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["key"] == key
 
 
 def _promotion(aliases: Mapping[str, str], version: str, by: str, summary: str) -> _Move:

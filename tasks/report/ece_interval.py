@@ -51,9 +51,8 @@ def signed_gaps(confidence: np.ndarray, correct: np.ndarray, bins: int) -> np.nd
 
     The ECE of a seed is the sum over bins of |sum over clips| over the number of clips.
     """
-    places = np.searchsorted(
-        inner_edges(bins), confidence, side="left"
-    )  # bins are (lower, upper], as in reliability_of
+    # bins are (lower, upper], as in reliability_of
+    places = np.searchsorted(inner_edges(bins), confidence, side="left")
     gaps = np.zeros((*confidence.shape, bins))
     np.put_along_axis(gaps, places[..., None], (correct - confidence)[..., None], axis=2)
     return gaps

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
+from models.metrics import two_sided_p
 from tasks.report.ece_interval import ece_per_seed, signed_gaps
 
 _VALUES_AT_ONCE = 4_000_000  # 32 MB
 _RESAMPLING_SEED = 0
-_ROUNDING = 1e-12
 
 Array = np.ndarray
 
@@ -127,21 +127,16 @@ def paired(first: Figure, second: Figure) -> Paired:
     """
     if first.per_seed.shape != second.per_seed.shape or first.draws.shape != second.draws.shape:
         raise ValueError(f"paired figures of {first.per_seed.shape} and {second.per_seed.shape} seeds")
-    differences = first.draws - second.draws
-    differences[np.abs(differences) < _ROUNDING] = 0.0  # a tie counts on both sides
-    figure = Figure(first.per_seed - second.per_seed, differences)
+    figure = Figure(first.per_seed - second.per_seed, first.draws - second.draws)
     t, t_p = _t_test(figure.per_seed)
     higher, lower = int((figure.per_seed > 0).sum()), int((figure.per_seed < 0).sum())
-    # One sample is added on each side: no number of resamples proves that chance is impossible.
-    beyond = min(np.count_nonzero(figure.draws <= 0), np.count_nonzero(figure.draws >= 0))
-    p = min(1.0, 2 * (beyond + 1) / (len(figure.draws) + 1))
-    return Paired(figure, p, t, t_p, higher, lower, _sign_test(higher, lower))
+    return Paired(figure, two_sided_p(figure.draws), t, t_p, higher, lower, _sign_test(higher, lower))
 
 
 def _t_test(differences: Array) -> tuple[float | None, float | None]:
     count = len(differences)
     # equal differences leave a deviation of rounding errors
-    if count < 2 or np.ptp(differences) <= _ROUNDING:
+    if count < 2 or np.ptp(differences) <= 1e-12:
         return None, None
     t = float(differences.mean() / (differences.std(ddof=1) / np.sqrt(count)))
     return t, float(2 * scipy.stats.t.sf(abs(t), count - 1))
