@@ -87,6 +87,8 @@ def examined(name: str, make: Callable[[], str]) -> Check:
         return Check(name, "works", make())
     except Trouble as trouble:
         return Check(name, "fails", trouble.detail, trouble.remedy)
+    except UserError as error:
+        return Check(name, "fails", str(error).partition("\n")[0], error.remedy or "mend that")
     except Exception as error:  # a doctor who dies of the illness helps nobody
         return Check(name, "fails", f"{type(error).__name__}: {error}", "make setup, then look again")
 
@@ -105,31 +107,27 @@ def _torch() -> str:
         import torchvision  # noqa: F401  # a CPU-only torch beside the ordinary torchvision fails right here
     except (ImportError, RuntimeError) as error:
         raise Trouble(f"cannot be imported: {error}", "make setup") from None
-    from tasks.errors import UserError
     from tasks.inference import device
 
-    try:
-        wanted = gpus.visible()
-        if wanted and not torch.cuda.is_available():
-            needed = f"a driver for CUDA {torch.version.cuda}" if torch.version.cuda else "a torch with CUDA"
+    wanted = gpus.visible()
+    if wanted and not torch.cuda.is_available():
+        needed = f"a driver for CUDA {torch.version.cuda}" if torch.version.cuda else "a torch with CUDA"
+        raise Trouble(
+            f"{torch.__version__} sees none of the GPUs {', '.join(wanted)}",
+            f"install {needed} (infra/README.md says which), or set UNDERSTUDY_DEVICE=cpu",
+        )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    cards = [torch.cuda.get_device_properties(index) for index in range(count)]
+    for index, card in enumerate(cards if wanted else []):
+        try:
+            (torch.zeros(1, device=f"cuda:{index}") + 1).item()  # memory alone is had on any GPU
+        except RuntimeError as error:
             raise Trouble(
-                f"{torch.__version__} sees none of the GPUs {', '.join(wanted)}",
-                f"install {needed} (infra/README.md says which), or set UNDERSTUDY_DEVICE=cpu",
-            )
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        cards = [torch.cuda.get_device_properties(index) for index in range(count)]
-        for index, card in enumerate(cards if wanted else []):
-            try:
-                (torch.zeros(1, device=f"cuda:{index}") + 1).item()  # memory alone is had on any GPU
-            except RuntimeError as error:
-                raise Trouble(
-                    f"{card.name} computes nothing: {str(error).splitlines()[0]}",
-                    f"this torch is built for {', '.join(torch.cuda.get_arch_list())}, and nvidia-smi says whether its "
-                    "memory is full; UNDERSTUDY_DEVICE=cpu does without",
-                ) from None
-        device()
-    except UserError as error:
-        raise Trouble(error.message, error.remedy) from None
+                f"{card.name} computes nothing: {str(error).splitlines()[0]}",
+                f"this torch is built for {', '.join(torch.cuda.get_arch_list())}, and nvidia-smi says whether its "
+                "memory is full; UNDERSTUDY_DEVICE=cpu does without",
+            ) from None
+    device()
     if not cards:
         return f"{torch.__version__}, CPU with {len(os.sched_getaffinity(0))} core(s), no GPU"
     told = (f"{card.name} ({card.total_memory / 2**30:.0f} GiB)" for card in cards)
@@ -212,10 +210,7 @@ def _git(clone: Clone) -> str:
 def _params(clone: Clone) -> str:
     from tasks.params import load
 
-    try:
-        params = load(clone.root / "params.yaml")
-    except UserError as error:
-        raise Trouble(str(error).split("\n")[0], error.remedy or "mend that row") from None
+    params = load(clone.root / "params.yaml")
     return (
         f"{params.data.name}: {len(params.modalities)} modalities, {len(params.teachers)} teachers, "
         f"{len(params.students)} students, {len(params.seeds)} seed(s)"

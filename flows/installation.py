@@ -17,7 +17,7 @@ from flows.api import prepare_environment, team_server
 from flows.clone import Clone
 from flows.doctor import Check, Trouble, examined
 from flows.infra import POOL, QUEUES
-from tasks.errors import InfrastructureError, UserError
+from tasks.errors import InfrastructureError
 from tasks.settings import dvc_config, settings
 
 if TYPE_CHECKING:
@@ -61,8 +61,6 @@ def examine_infra(clone: Clone) -> list[Check]:
 def _prefect() -> str:
     try:
         url = team_server()
-    except UserError as error:
-        raise Trouble(error.message, error.remedy) from None
     except InfrastructureError as error:
         raise Trouble(str(error).partition("\n")[0], _START) from None
     if _status(f"{url}/admin/version") != 401:
@@ -134,11 +132,7 @@ def _deployments(clone: Clone, client: "SyncPrefectClient") -> str:
     from flows.deploy import declared, deployment_changes, prefect_file
 
     file = prefect_file(clone)
-    try:
-        changes = [change for _, change in deployment_changes(client, file)]
-    except UserError as error:
-        raise Trouble(error.message, error.remedy) from None
-    if changes:
+    if changes := [change for _, change in deployment_changes(client, file)]:
         raise Trouble("; ".join(f"{change.what} {change.why}" for change in changes), _DEPLOY)
     entries = declared(file)
     schedules = [schedule for entry in entries for schedule in entry.get("schedules") or []]

@@ -52,7 +52,7 @@ def device() -> torch.device:
             raise
         raise UserError(
             f"UNDERSTUDY_DEVICE is {name!r}: {str(error).splitlines()[0]}",
-            remedy="set it to auto, cpu or cuda",
+            remedy="set it to auto or cpu; cuda needs a GPU and its driver (infra/README.md says which)",
         ) from None
     return there
 
