@@ -28,9 +28,7 @@ def failing(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_gpu_that_torch_has_no_code_for_is_named(monkeypatch: pytest.MonkeyPatch):
     failing(RuntimeError("CUDA error: no kernel image is available for execution on the device"), monkeypatch)
-    with pytest.raises(
-        UserError, match=r"UNDERSTUDY_DEVICE is 'cuda': .*no kernel image.*\n.*auto or cpu"
-    ):
+    with pytest.raises(UserError, match=r"UNDERSTUDY_DEVICE is 'cuda': .*no kernel image.*\n.*auto or cpu"):
         device()
 
 
