@@ -229,15 +229,24 @@ def pipeline_run(mlflow_client: "MlflowClient", workspace: Workspace, experiment
     """
     if not name:
         return ""
+
+    def first() -> str:
+        wanted, order = f"tags.{_PIPELINE_TAG} = '{name}'", ["attributes.start_time ASC"]
+        found = mlflow_client.search_runs([experiment_id], wanted, max_results=1, order_by=order)
+        return found[0].info.run_id if found else ""
+
     with alone(_work(workspace) / "pipeline-run.lock"):
-        found = mlflow_client.search_runs([experiment_id], f"tags.{_PIPELINE_TAG} = '{name}'", max_results=1)
-        if found:
-            mlflow_client.update_run(found[0].info.run_id, status="RUNNING")
-            return found[0].info.run_id
+        if there := first():
+            mlflow_client.update_run(there, status="RUNNING")
+            return there
         tags = lineage(workspace) | {_PIPELINE_TAG: name, "stage": "pipeline"}
         tags["mlflow.source.name"] = "understudy run"
         run_name = f"pipeline {name.split()[0]}"
-        return mlflow_client.create_run(experiment_id, run_name=run_name, tags=tags).info.run_id
+        created = mlflow_client.create_run(experiment_id, run_name=run_name, tags=tags).info.run_id
+        # The lock is this machine's: another worker may have begun at the same moment.
+        if (there := first()) != created:
+            mlflow_client.delete_run(created)
+        return there
 
 
 def nested(parent: str) -> dict[str, str]:

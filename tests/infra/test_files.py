@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from configparser import ConfigParser
 from importlib import import_module
 from pathlib import Path
@@ -194,7 +195,11 @@ def test_a_worker_takes_one_run_of_its_queue_at_a_time(bare: dict[str, str], tmp
     clone.mkdir()
     (clone / "dvc.yaml").touch()
     places = {"UNDERSTUDY_CLONE": str(clone), "CUDA_VISIBLE_DEVICES": "3"}
-    began = start("start-worker", bare | WORKER_NEEDS | places, queue).stdout.splitlines()[0]
+    *_, began = (
+        line
+        for line in start("start-worker", bare | WORKER_NEEDS | places, queue).stdout.splitlines()
+        if line.startswith("python")
+    )
     assert f"--pool understudy --type process --work-queue {queue} --limit 1 --name" in began
     assert began.endswith(f"-{queue}-3")
 
@@ -214,11 +219,29 @@ def test_a_clone_that_was_interrupted_is_not_in_the_way_of_the_next(bare: dict[s
     git.write_text(
         '#!/bin/sh\necho git "$@"\nfor last; do :; done\nmkdir "$last" && touch "$last/dvc.yaml"\n'
     )
-    cloned, began, *_ = start("start-worker", needs, "gpu").stdout.splitlines()
+    cloned, began, *_ = start("start-worker", needs, "cpu").stdout.splitlines()
     assert cloned == f"git clone --quiet git@host:project {half}"
     assert began.startswith("python -m prefect worker start")
     assert [file.name for file in clone.iterdir()] == ["dvc.yaml"]
     assert not half.exists()
+
+
+@pytest.mark.parametrize("queue", ["gpu", "cpu"])
+def test_a_worker_whose_gpu_computes_nothing_takes_no_runs(bare: dict[str, str], tmp_path: Path, queue: str):
+    """It is the one that is always free: it would take, and fail, every run."""
+    (tmp_path / "of-the-worker").mkdir()
+    (tmp_path / "of-the-worker" / "dvc.yaml").touch()
+    # checks with the real one, and echoes the rest
+    real = f'#!/bin/sh\n[ "$1" != - ] || exec "{sys.executable}" -\necho python "$@"\n'
+    (tmp_path / "python").write_text(real)
+    places = {"UNDERSTUDY_CLONE": str(tmp_path / "of-the-worker"), "PYTHONPATH": str(INFRA.parent)}
+    done = start("start-worker", bare | WORKER_NEEDS | places | {"UNDERSTUDY_DEVICE": "meta-analysis"}, queue)
+    if queue == "cpu":
+        assert "worker start" in done.stdout
+    else:
+        assert done.returncode
+        assert "this worker takes no runs: UNDERSTUDY_DEVICE is 'meta-analysis'" in done.stderr
+        assert "worker start" not in done.stdout
 
 
 @pytest.mark.parametrize("queue", [(), ("quantum",)])

@@ -277,6 +277,30 @@ def test_the_runs_of_one_pipeline_run_are_nested_in_one(workspace, monkeypatch):
         assert "mlflow.parentRunId" not in stored(workspace, run.id).data.tags
 
 
+def test_of_two_machines_that_begin_at_once_both_take_the_first_pipeline_run(workspace):
+    """The lock that keeps processes of one machine apart is no use between two."""
+    real = tracking.client(workspace)
+    experiment = tracking.experiment(real, workspace, "race")
+
+    class Late:
+        """The other machine looks once before the first has created its run."""
+
+        blind = True
+
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def search_runs(self, *args, **kwargs):
+            if self.blind:
+                self.blind = False
+                return []
+            return real.search_runs(*args, **kwargs)
+
+    first = tracking.pipeline_run(real, workspace, experiment, "swift-hare 1")
+    assert tracking.pipeline_run(Late(), workspace, experiment, "swift-hare 1") == first
+    assert [run.info.run_id for run in real.search_runs([experiment])] == [first]
+
+
 @pytest.mark.parametrize(
     ("name", "address"),
     [
