@@ -161,7 +161,7 @@ def _video() -> str:
             with open_video(path, reader) as opened:
                 list(opened.frames([0, 10]))
             readers.append(reader)
-        if read_audio(path, 16000) is None:
+        if read_audio(path, 16000, 2.0) is None:
             raise Trouble(
                 "the sound of an AAC track cannot be read", "make setup (PyAV ships its own FFmpeg)"
             )

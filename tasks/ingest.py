@@ -28,7 +28,7 @@ from tasks.stores.aside import DecodingStopped
 from tasks.stores.probe import Probe, Prober
 from tasks.stores.video import VideoError
 
-VERSION = 2
+VERSION = 3
 """Part of every kept probe's key: raise it when a change of the code changes what probing finds."""
 _PROBERS = 2
 _DVC_OBJECT = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")

@@ -41,7 +41,7 @@ class Audio(Modality):
         """One row a span (widened by half a window): float16 (columns, mels), `time_s` that of its first column."""
         if not raw.video.audio_rate_hz:
             return
-        track = read_audio(raw.path, self.rate_hz)
+        track = read_audio(raw.path, self.rate_hz, raw.video.duration_s)
         if track is None:
             return
         samples, begin_s = track

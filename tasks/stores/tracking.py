@@ -49,7 +49,8 @@ _MODEL_URI = re.compile(r"models:/(?P<name>[\w-]+)(@(?P<alias>[\w-]+)|/(?P<versi
 _RELATIVE = re.compile(r"sqlite:///(?P<path>[^/].*)")
 _SHORT = re.compile(r"@(?P<alias>[\w-]+)|v(?P<version>\d+)")
 VERSIONS = (
-    "a number or an alias, as MLflow's UI shows them; the first version is champion, later ones challenger"
+    "a number or an alias, as MLflow's UI shows them; the first version is champion, later ones challenger; "
+    "where there is none yet: understudy run"
 )
 """What a person is told who names a version that is not there."""
 _TRAINING_TAG = "training"

@@ -27,8 +27,12 @@ _PLAYLISTS = {"hls", "concat", "dash", "imf", "sdp", "rtsp", "tty"}
 """Formats that name other files or draw text instead of holding pictures."""
 _UNSTAMPED = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
 """Formats that store no presentation stamps; those FFmpeg makes up for them are wrong behind B-frames."""
+_SOUGHT_BY_DECODING = {"mpeg", "mpegts"}
+"""Formats that are sought by the stamp of decoding, which precedes that of showing where a frame waits for others."""
 _GAP_S = 0.05
-"""Longer pauses of the sound are filled with silence, so that it stays in step with the picture."""
+"""Further than this the sound is never out of step with the picture; longer pauses are filled with silence."""
+_BESIDE_S = 60.0
+"""Sound that lies further before or behind the pictures is none of theirs."""
 
 
 class VideoError(Exception):
@@ -127,7 +131,7 @@ class PyAv(Reader):
                 raise VideoError("holds no video track")
             self._stream = self._container.streams.video[0]
             self._stream.codec_context.thread_count = 1
-            self._pts, self._keyframes = self._index()
+            self._pts, self._keyframes, self._seek_stamps = self._index()
             first = self._decode_from_start()
         except FFmpegError as error:
             self.close()
@@ -146,8 +150,8 @@ class PyAv(Reader):
     def _time_base(self) -> Fraction:
         return self._stream.time_base or Fraction(1, 1)
 
-    def _index(self) -> tuple[np.ndarray, list[int]]:
-        """Presentation stamps of all whole frames, and those one can seek to."""
+    def _index(self) -> tuple[np.ndarray, list[int], dict[int, int]]:
+        """Presentation stamps of all whole frames, those one can seek to, and what seeking takes for these."""
         packets = [
             p for p in self._container.demux(self._stream) if p.size and not p.is_corrupt and not p.is_discard
         ]
@@ -157,10 +161,17 @@ class PyAv(Reader):
             p.pts is not None for p in packets
         )
         if not self._stamped:
-            return self._counted(len(packets)), []
+            return self._counted(len(packets)), [], {}
         stamps = sorted({packet.pts for packet in packets if packet.pts is not None})
-        keyframes = sorted(p.pts for p in packets if p.is_keyframe and p.pts is not None)
-        return np.array(stamps, dtype=np.int64), keyframes
+        keyframes = {p.pts: p.dts for p in packets if p.is_keyframe and p.pts is not None}
+        if self._container.format.name in _SOUGHT_BY_DECODING:
+            first = min((p.dts for p in packets if p.dts is not None), default=None)
+            seek_stamps = {
+                pts: dts for pts, dts in ({stamps[0]: first} | keyframes).items() if dts is not None
+            }
+        else:
+            seek_stamps = {}
+        return np.array(stamps, dtype=np.int64), sorted(keyframes), seek_stamps
 
     def _counted(self, count: int) -> np.ndarray:
         rate = self._stream.average_rate or Fraction(25)
@@ -175,7 +186,8 @@ class PyAv(Reader):
         return frame
 
     def _seek(self, stamp: int) -> None:
-        self._container.seek(stamp if self._stamped else 0, stream=self._stream, backward=True)
+        to = self._seek_stamps.get(stamp, stamp) if self._stamped else 0
+        self._container.seek(to, stream=self._stream, backward=True)
         self._decoder = self._container.decode(self._stream)
         self._position = -1
         """The frame decoded last; -1 before the first."""
@@ -197,7 +209,7 @@ class PyAv(Reader):
             self._keyframes[max(0, bisect_right(self._keyframes, stamp) - 1)] if self._keyframes else None
         )
         passed = index <= self._position
-        if passed or (keyframe is not None and self._position >= 0 and keyframe > self._pts[self._position]):
+        if passed or (keyframe is not None and keyframe > self._pts[max(self._position, 0)]):
             self._seek(int(self._pts[0]) if keyframe is None else keyframe)
         frame = self._decode_to(stamp, index)
         if frame is None:  # a container whose seeking overshoots
@@ -248,12 +260,13 @@ def _first_line(error: Exception) -> str:
     return text.strip().splitlines()[0][:200]
 
 
-def read_audio(path: Path, rate_hz: int) -> tuple[np.ndarray, float] | None:
+def read_audio(path: Path, rate_hz: int, duration_s: float) -> tuple[np.ndarray, float] | None:
     """The sound of a video as mono samples.
 
     Args:
         path: the video file.
         rate_hz: rate to resample to.
+        duration_s: of the pictures; sound that lies apart from them by its stamps is left out.
 
     Returns:
         Samples, float32 (samples,) in -1..1, the mean of the channels, pauses of the track filled with
@@ -265,17 +278,23 @@ def read_audio(path: Path, rate_hz: int) -> tuple[np.ndarray, float] | None:
             if not container.streams.audio:
                 return None
             origin_s = _first_frame_s(container)
-            pieces = list(_pieces(container, rate_hz))
+            pieces = [
+                (begin_s - origin_s, samples)
+                for begin_s, samples in _pieces(container, rate_hz)
+                # A false stamp would be days of silence.
+                if begin_s - origin_s + len(samples) / rate_hz > -_BESIDE_S
+                and begin_s - origin_s < duration_s + _BESIDE_S
+            ]
     except (FFmpegError, VideoError):
         return None
     if not pieces or max(np.abs(samples).max(initial=0) for _, samples in pieces) <= SILENCE:
         return None
-    start_s = pieces[0][0]
-    places = [round((piece_s - start_s) * rate_hz) for piece_s, _ in pieces]
+    start_s = min(begin_s for begin_s, _ in pieces)
+    places = [round((begin_s - start_s) * rate_hz) for begin_s, _ in pieces]
     track = np.zeros(max(p + len(s) for p, (_, s) in zip(places, pieces, strict=True)), dtype=np.float32)
     for place, (_, samples) in zip(places, pieces, strict=True):
-        track[max(place, 0) : place + len(samples)] = samples[max(-place, 0) :]
-    return track, start_s - origin_s
+        track[place : place + len(samples)] = samples
+    return track, start_s
 
 
 def _first_frame_s(container: InputContainer) -> float:
@@ -301,23 +320,50 @@ def audio_frames(container: InputContainer) -> Iterator[av.AudioFrame]:
 
 
 def _pieces(container: InputContainer, rate_hz: int) -> Iterator[tuple[float, np.ndarray]]:
-    """Unbroken stretches of sound: (time of the first sample on the container's clock, samples)."""
-    run: list[av.AudioFrame] = []
-    start_s = due_s = 0.0
+    """Unbroken stretches of sound: (time of the first sample on the container's clock, samples).
+
+    A stretch ends where the stamps have left the count of its samples, by one pause or by many small ones.
+    """
+    run: _Run | None = None
     for frame in audio_frames(container):
+        due_s = run.due_s if run else 0.0
         time_s = due_s if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
-        if run and (abs(time_s - due_s) > _GAP_S or frame.sample_rate != run[0].sample_rate):
-            yield start_s, _resampled(run, rate_hz)
-            run = []
+        if run and (abs(time_s - due_s) > _GAP_S or run.kind != _kind(frame)):
+            yield run.start_s, run.samples()
+            run = None
         if not run:
-            start_s = time_s
-        run.append(frame)
-        due_s = time_s + frame.samples / frame.sample_rate
+            run = _Run(time_s, frame, rate_hz)
+        run.take(frame)
     if run:
-        yield start_s, _resampled(run, rate_hz)
+        yield run.start_s, run.samples()
 
 
-def _resampled(run: list[av.AudioFrame], rate_hz: int) -> np.ndarray:
-    resampler = av.AudioResampler(format="fltp", layout=run[0].layout, rate=rate_hz)
-    blocks = [out.to_ndarray().mean(axis=0) for frame in [*run, None] for out in resampler.resample(frame)]
-    return np.concatenate(blocks).astype(np.float32) if blocks else np.zeros(0, dtype=np.float32)
+def _kind(frame: av.AudioFrame) -> tuple[int, str, str]:
+    return frame.sample_rate, frame.layout.name, frame.format.name
+
+
+class _Run:
+    """A stretch of sound while it grows, resampled frame by frame: as decoded it would be many times as large."""
+
+    def __init__(self, start_s: float, first: av.AudioFrame, rate_hz: int):
+        self.start_s, self.kind = start_s, _kind(first)
+        self._count = 0
+        self._resampler = av.AudioResampler(format="fltp", layout=first.layout, rate=rate_hz)
+        self._blocks: list[np.ndarray] = []
+
+    @property
+    def due_s(self) -> float:
+        """When the next sample is heard if nothing is missing."""
+        return self.start_s + self._count / self.kind[0]
+
+    def take(self, frame: av.AudioFrame | None) -> None:
+        """Add a frame; None is the end."""
+        self._count += frame.samples if frame else 0
+        self._blocks += [out.to_ndarray().mean(axis=0) for out in self._resampler.resample(frame)]
+
+    def samples(self) -> np.ndarray:
+        """All of them, float32 (samples,)."""
+        self.take(None)
+        return (
+            np.concatenate(self._blocks).astype(np.float32) if self._blocks else np.zeros(0, dtype=np.float32)
+        )

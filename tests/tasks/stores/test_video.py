@@ -3,8 +3,11 @@
 import os
 import signal
 import sys
+from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -76,6 +79,50 @@ def test_avi_without_presentation_stamps_is_counted(films, tmp_path: Path):
         assert [films.number(frame) for frame in video.frames([0, 7, 19])] == [0, 7, 19]
 
 
+@pytest.mark.parametrize("gop", ["5", "250"])
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        (".ts", "libx264"),
+        (".mts", "libx264"),
+        (".mpg", "mpeg2video"),
+        (".mkv", "libx264"),
+        (".mp4", "libx264"),
+    ],
+)
+def test_frames_shown_out_of_the_order_of_decoding_are_found(
+    films, tmp_path: Path, suffix: str, codec: str, gop: str
+):
+    """MPEG's own containers are sought by the stamp of decoding, which lies before that of showing."""
+    path = films.write(tmp_path / f"b{suffix}", films.grey(20), 25, codec, options={"bf": "2", "g": gop})
+    found = probe(path, [0.0, 0.4], timeout_s=60)
+    assert found.broken_s == ()
+    for reader in {found.reader, "pyav"}:
+        with open_video(path, reader) as video:
+            assert len(video.times_s) == 20
+            assert [films.number(frame) for frame in video.frames([0, 1, 6, 12, 19])] == [0, 1, 6, 12, 19]
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mkv", ".mp4"])
+def test_a_frame_far_into_a_video_costs_no_more_than_from_the_keyframe_before_it(
+    films, tmp_path: Path, suffix: str
+):
+    path = films.write(tmp_path / f"long{suffix}", films.grey(20) * 10, 25, options={"bf": "2", "g": "10"})
+    with open_video(path, "pyav") as video:
+        decoded = []
+
+        def counted(frames):
+            for frame in frames:
+                decoded.append(frame.pts)
+                yield frame
+
+        seek = video._seek
+        video._decoder = counted(video._decoder)
+        video._seek = lambda stamp: (seek(stamp), setattr(video, "_decoder", counted(video._decoder)))
+        assert [films.number(frame) for frame in video.frames([117, 118, 175])] == [17, 18, 15]
+    assert len(decoded) < 30
+
+
 def test_nearest_frame():
     times_s = np.array([0.0, 0.1, 0.2])
     assert nearest(times_s, [-1, 0.04, 0.06, 0.2, 9]).tolist() == [0, 0, 1, 2, 2]
@@ -123,8 +170,6 @@ def test_what_is_no_video_says_so(tmp_path: Path, content: bytes, reason: str):
 
 
 def test_sound_alone_is_no_video(films, tmp_path: Path, one_second: Path):
-    import av
-
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000, layout="mono")
@@ -205,7 +250,7 @@ def test_what_takes_too_long_is_given_up(one_second: Path):
 
 
 def test_sound_is_mono_and_on_the_picture_s_clock(one_second: Path):
-    track = read_audio(one_second, 8000)
+    track = read_audio(one_second, 8000, 1.0)
     assert track is not None
     samples, start_s = track
     assert samples.dtype == np.float32
@@ -219,7 +264,7 @@ def test_sound_is_mono_and_on_the_picture_s_clock(one_second: Path):
 def test_stereo_becomes_the_mean_of_its_channels(films, tmp_path: Path):
     left = films.tone(1.0)
     path = films.write(tmp_path / "stereo.mp4", films.grey(10), sound=np.concatenate([left, 0 * left]))
-    track = read_audio(path, 16000)
+    track = read_audio(path, 16000, 1.0)
     assert track is not None
     assert np.abs(track[0][4000:12000]).max() == pytest.approx(0.25, abs=0.03)
 
@@ -228,8 +273,49 @@ def test_no_sound_and_silence_count_as_none(films, tmp_path: Path):
     mute = films.write(tmp_path / "mute.mp4", films.grey(5))
     silent = films.write(tmp_path / "silent.mp4", films.grey(5), sound=0 * films.tone(0.5))
     for path in (mute, silent):
-        assert read_audio(path, 16000) is None
+        assert read_audio(path, 16000, 0.5) is None
         assert probe(path, [], timeout_s=60).audio_rate_hz == 0
+
+
+def clicks(path: Path, stamps_s: Iterable[float], click: int) -> Path:
+    """A video of two seconds with uncompressed sound of 0.1 s a block at these stamps, a click in one of them."""
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream("libx264", rate=10)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            container.mux(pictures.encode(frame))
+        container.mux(pictures.encode(None))
+        for number, stamp_s in enumerate(stamps_s):
+            samples = np.zeros((1, 800), np.int16)
+            samples[0, 0] = 20000 if number == click else 0
+            block = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            block.sample_rate, block.time_base, block.pts = 8000, Fraction(1, 8000), round(stamp_s * 8000)
+            container.mux(sound.encode(block))
+    return path
+
+
+@pytest.mark.parametrize("gap_s", [0.0, 0.002, 0.04, 0.06])
+def test_sound_stays_in_step_over_many_small_gaps(tmp_path: Path, gap_s: float):
+    """As of packets that were lost, or a recorder whose clocks differ."""
+    stamps_s = np.arange(100) * (0.1 + gap_s)
+    track = read_audio(clicks(tmp_path / "gaps.mkv", stamps_s, 99), 8000, 20.0)
+    assert track is not None
+    samples, start_s = track
+    assert start_s + np.argmax(np.abs(samples)) / 8000 == pytest.approx(stamps_s[99], abs=0.06)
+
+
+@pytest.mark.parametrize("false_s", [3e6, -3e6])
+def test_a_false_stamp_of_sound_is_left_out(tmp_path: Path, false_s: float):
+    """Filled with silence up to it, the track would take all memory."""
+    stamps_s = [*np.arange(10) * 0.1, false_s]
+    if false_s < 0:
+        stamps_s = sorted(stamps_s)
+    track = read_audio(clicks(tmp_path / "false.mkv", stamps_s, 5), 8000, 2.0)
+    assert track is not None
+    assert len(track[0]) / 8000 == pytest.approx(1.0, abs=0.15)
 
 
 def test_only_an_even_choice_of_many_moments_is_decoded(one_second: Path):
