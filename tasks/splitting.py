@@ -33,8 +33,9 @@ def split_groups(
 
     Splits that the annotations give stay. Groups without one are drawn; where the annotations give no val (or
     no test) at all and leave nothing open, it is carved out of train. Groups go, largest first and ties in an
-    order drawn by `seed`, to the split in which they bring the classes closest to their shares. Every class
-    keeps a group in train and every split with a share gets a group, where there are enough.
+    order drawn by `seed`, to the split in which they bring the classes closest to their shares. What given splits
+    hold more or less than their share is the others' in proportion. Every class keeps a group in train and every
+    split with a share gets a group, where there are enough.
 
     Args:
         members: one a clip.
@@ -56,12 +57,14 @@ def split_groups(
         if group not in open_groups
     }
     order = sorted(open_groups, key=lambda group: (-counts[group].total(), _draw(seed, group)))
-    totals = Counter(member.label for member in members)
     held = {split: Counter[str]() for split in SPLITS}
     for group, split in split_of.items():
         held[split].update(counts[group])
+    drawn = sum((counts[group] for group in order), Counter[str]())
+    aims = _aims(drawn, held, {split: shares[split] for split in SPLITS if split in wanted})
+    totals = Counter(member.label for member in members)
     for group in order:
-        chosen = _closest(counts[group], held, totals, shares, wanted)
+        chosen = _closest(counts[group], held, totals, aims)
         split_of[group] = chosen
         held[chosen].update(counts[group])
     _teach_every_class(order, counts, split_of)
@@ -80,22 +83,44 @@ def _draw(seed: int, group: str) -> bytes:
     return hashlib.sha256(f"{seed}/{group}".encode()).digest()
 
 
+def _aims(
+    drawn: Counter[str], held: Mapping[Split, Counter[str]], shares: dict[Split, float]
+) -> dict[Split, dict[str, float]]:
+    """How many clips of each class the splits of `shares` should end with, the `drawn` ones shared out among them.
+
+    A split that was given more than its share of all these gets none.
+    """
+    while True:
+        among = sum((held[split] for split in shares), Counter(drawn))
+        whole = sum(shares.values())
+        full = [
+            split
+            for split, share in shares.items()
+            if held[split].total() > share / whole * among.total() and len(shares) > 1
+        ]
+        if not full:
+            return {
+                split: {label: share / whole * count for label, count in among.items()}
+                for split, share in shares.items()
+            }
+        shares = {split: share for split, share in shares.items() if split not in full}
+
+
 def _closest(
     group: Counter[str],
     held: Mapping[Split, Counter[str]],
     totals: Counter[str],
-    shares: Mapping[str, float],
-    wanted: set[Split],
+    aims: Mapping[Split, Mapping[str, float]],
 ) -> Split:
-    """The split in which a group of these classes lowers the squared distance from the shares most."""
+    """The split in which a group of these classes lowers the squared distance from its aims most."""
 
     def change(split: Split) -> float:
         return sum(
-            (count**2 + 2 * count * (held[split][label] - shares[split] * totals[label])) / totals[label]
+            (count**2 + 2 * count * (held[split][label] - aims[split][label])) / totals[label]
             for label, count in group.items()
         )
 
-    return min((split for split in SPLITS if split in wanted), key=change)
+    return min(aims, key=change)
 
 
 def _teach_every_class(

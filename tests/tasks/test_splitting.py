@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,7 +45,22 @@ def test_val_is_carved_from_train_alone():
     given_members = [*members(8, "train"), Member("t", "a", "test")]
     split_of = split_groups(given_members, 0.2, 0.2, 0)
     assert split_of["t"] == "test"
-    assert Counter(split_of.values())["val"] in (1, 2)
+    assert Counter(split_of.values())["val"] == 2  # a quarter, as 0.2 is beside 0.6
+
+
+@pytest.mark.parametrize("tested", [2, 10, 40, 100, 180])
+def test_val_has_its_share_of_what_a_given_test_leaves(tested: int):
+    """Of 200 groups; val is 0.1 and train 0.7 of the whole where nothing is given."""
+    fixed = [Member(f"t{group}", label, "test") for group in range(tested) for label in "ab"]
+    split_of = split_groups([*fixed, *members(200 - tested, "train")], 0.1, 0.2, 0)
+    assert Counter(split_of.values())["val"] == pytest.approx((200 - tested) / 8, abs=1)
+
+
+def test_what_a_small_test_lacks_is_drawn_where_the_rest_is_open_and_a_large_one_gets_no_more():
+    few, many = ([Member(f"t{group}", "a", "test") for group in range(tested)] for tested in (5, 50))
+    left = [Member(f"g{group}", "a", "") for group in range(50)]
+    assert Counter(split_groups([*few, *left], 0.2, 0.2, 0).values()) == {"train": 33, "val": 11, "test": 11}
+    assert Counter(split_groups([*many, *left], 0.2, 0.2, 0).values()) == {"train": 38, "val": 12, "test": 50}
 
 
 def test_full_splits_are_left_alone():
