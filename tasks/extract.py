@@ -4,12 +4,13 @@ A finished shard is kept under the work folder by the digest of all that made it
 where it stopped and new videos recompute only the shard they fall into.
 """
 
-import errno
 import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, replace
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,9 @@ from tasks.params import Params
 from tasks.progress import Progress
 from tasks.settings import settings
 from tasks.shards import Row, shard_of, write_shard
+from tasks.stores import faults
 from tasks.stores import video as video_reader
-
-_PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.ESTALE}
-"""What the machine fails by and not the file: kept as the file's fault it would never be tried again."""
+from tasks.stores.video import VideoError
 
 
 def run(params: Params, workspace: Workspace, item: str | None) -> None:
@@ -100,13 +100,12 @@ def extract(
         shards_module,
         video_reader,
     )
+    decoders = {name: version(name) for name in ("av", "decord", "opencv-python-headless")}
     jobs: dict[int, tuple[str, list[tuple[RawVideo, list[Span]]]]] = {}
     for number, videos in sorted(members.items()):
         work = [(raws[video], spans[video]) for video in videos]
-        sources = [
-            [raw.video.video, raw.video.sha256, raw.video.detections_sha256, span] for raw, span in work
-        ]
-        jobs[number] = digest(code, modality.model_dump(), sources), work
+        sources = [[asdict(modality.reads(raw.video)), span] for raw, span in work]
+        jobs[number] = digest(code, decoders, modality.model_dump(), sources), work
 
     shards: list[dict[str, Any]] = []
     problems: dict[str, str] = {}
@@ -122,7 +121,7 @@ def extract(
         manifest = {"modality": name, "params": modality.model_dump(), "shards": shards, "problems": problems}
         write_json(folder / "manifest.json", manifest)
     for video, reason in problems.items():
-        print(f"warning: {video} has no {name}: {reason}")
+        print(f"warning: {name} of {video} {reason}")
 
 
 def _kept(finished: Path, key: str) -> Path:
@@ -162,7 +161,7 @@ def begin_worker(threads: int) -> None:
 def _make_shard(
     modality: AnyModality, key: str, work: list[tuple[RawVideo, list[Span]]], finished: Path
 ) -> dict[str, str]:
-    """Make the shard `key` unless it is there; the videos that could not be read, with the reason."""
+    """Make the shard `key` unless it is there; the videos that could not be read, or not all of, with the reason."""
     cv2.setNumThreads(1)
     problems: dict[str, str] = {}
     report = finished / f"{key}.json"
@@ -170,12 +169,14 @@ def _make_shard(
     def rows() -> Iterator[tuple[str, Row]]:
         for raw, spans in work:
             try:
-                extracted = _extracted(modality, raw, spans)
+                extracted, damage = _extracted(modality, raw, spans)
             except (MemoryError, InfrastructureError):
                 raise
             except Exception as error:  # whatever a decoder says of one broken file must not stop the others
-                problems[raw.video.video] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+                problems[raw.video.video] = f"cannot be had: {_first_line(error)}"
                 continue
+            if damage:
+                problems[raw.video.video] = f"has gaps, where the video is damaged: {damage}"
             yield from ((raw.video.video, row) for row in extracted)
 
     for leftover in finished.glob(f".{key}.*"):  # of a run killed while it wrote
@@ -187,43 +188,37 @@ def _make_shard(
     return dict(json.loads(report.read_text(encoding="utf-8")))
 
 
-def _extracted(modality: AnyModality, raw: RawVideo, spans: list[Span]) -> list[Row]:
-    """The rows of one video, which was sound when it was probed, so that what fails is tried once more.
+def _extracted(modality: AnyModality, raw: RawVideo, spans: list[Span]) -> tuple[list[Row], str]:
+    """The rows of one video, which was sound where it was probed, and of a damaged one why they have gaps.
 
-    To a decoder a file system that does not answer looks like a broken file or a lack of sound: between the two
-    attempts the file is read without one.
+    What fails is tried once more, by PyAV, as decord reads ahead and lays the fault on a frame that is sound. To a
+    decoder a file system that does not answer looks like a broken file or a lack of sound: between the two attempts the
+    file is read without one.
     """
     try:
         rows = _attempt(modality, raw, spans)
-        failed = not rows and modality.kind == "audio" and raw.video.audio_rate_hz > 0
+        if rows or modality.kind != "audio" or not raw.video.audio_rate_hz:
+            return rows, ""
     except (MemoryError, InfrastructureError):
         raise
-    except Exception:  # what fails again is told by the second attempt
-        failed = True
-    if failed:
-        _read_through(raw.path)
-        rows = _attempt(modality, raw, spans)
-    return rows
+    except Exception:
+        pass  # what fails again is told by the second attempt
+    faults.read_through(raw.path)
+    raw = replace(raw, video=replace(raw.video, reader="pyav"))
+    try:
+        return _attempt(modality, raw, spans), ""
+    except VideoError as error:
+        return _attempt(modality, replace(raw, damaged=True), spans), _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def _attempt(modality: AnyModality, raw: RawVideo, spans: list[Span]) -> list[Row]:
     try:
         return list(modality.extract(raw, spans))
     except OSError as error:
-        if error.errno in _PASSING:
+        if error.errno in faults.PASSING:
             raise InfrastructureError(f"{raw.path} cannot be read: {error.strerror}") from error
         raise
-
-
-def _read_through(path: Path) -> None:
-    """Read every byte of a file.
-
-    Raises:
-        InfrastructureError: that is not possible.
-    """
-    try:
-        with path.open("rb") as file:
-            while file.read(1 << 20):
-                pass
-    except OSError as error:
-        raise InfrastructureError(f"{path} cannot be read: {error.strerror}") from error

@@ -25,6 +25,7 @@ from tasks.progress import Progress
 from tasks.settings import settings
 from tasks.splitting import members, split_groups
 from tasks.stores.aside import DecodingStopped
+from tasks.stores.faults import read_through
 from tasks.stores.probe import Probe, Prober
 from tasks.stores.video import VideoError
 
@@ -271,17 +272,38 @@ def _probe_once(path: Path, sha256: str, moments_s: list[float], prober: Prober,
         answer = json.loads(note.read_text(encoding="utf-8"))
     else:
         try:
-            answer = {"probe": asdict(prober.probe(path, moments_s))}
+            answer = {"probe": asdict(_surely_probed(path, moments_s, prober))}
         except DecodingStopped as error:
             return str(error)  # not kept: a machine with more time or memory may fare better
-        except InfrastructureError as error:
-            raise InfrastructureError(f"{path}: {error}") from None
         except VideoError as error:
             answer = {"reason": str(error)}
         write_json(note, answer)
     if "reason" in answer:
         return str(answer["reason"])
     return Probe(**answer["probe"] | {"broken_s": tuple(answer["probe"]["broken_s"])})
+
+
+def _surely_probed(path: Path, moments_s: list[float], prober: Prober) -> Probe:
+    """The probe of a video, of which what is wrong is the file's fault: to a decoder, a file system that does not
+    answer looks like a broken file. The file is read without one and probed again.
+    """
+
+    def ask() -> Probe:
+        try:
+            return prober.probe(path, moments_s)
+        except InfrastructureError as error:
+            raise InfrastructureError(f"{path}: {error}") from None
+
+    try:
+        found = ask()
+        if not found.broken_s:
+            return found
+    except DecodingStopped:
+        raise
+    except VideoError:
+        pass  # what fails again is told by the second attempt
+    read_through(path)
+    return ask()
 
 
 def _fit(clip: AnnotatedClip, probe: Probe) -> AnnotatedClip | str:

@@ -1,11 +1,13 @@
 """Object detections: boxes of hands and objects from the data set's files, following the view's crop."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from tasks.clips import Video
 from tasks.datasets.detections_file import read_detections
 from tasks.modalities.modality import Modality, RawVideo, Span
 from tasks.shards import Row, Rows
@@ -35,6 +37,20 @@ class Detections(Modality):
         description="Moments looked at for each frame of a view, evenly over the time to the next frame: boxes "
         "cost next to nothing, and movements repeat faster than a network can afford frames."
     )
+
+    def reads(self, video: Video) -> Video:
+        """The detections, and the shape of the frames they lie in; nothing of the pictures."""
+        return replace(
+            video,
+            sha256="",
+            size_bytes=0,
+            codec="",
+            rotation=0,
+            rate_hz=0.0,
+            duration_s=0.0,
+            reader="pyav",
+            audio_rate_hz=0,
+        )
 
     @property
     def channels(self) -> int:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tasks.modalities.frames import crop, decode, grid_indices, shrink
+from tasks.modalities.frames import crop, decode, grid_indices, pictures, shrink
 from tasks.modalities.modality import Modality, RawVideo, Span
 from tasks.shards import Row, Rows
 from tasks.stores.video import open_video
@@ -43,7 +43,7 @@ class Flow(Modality):
             # Neighbours on the grid, or in a video slower than it; anything further apart is another span.
             longest_s = max(2.5 / self.rate_hz, 1.5 * float(np.median(steps_s)) if len(steps_s) else 0.0)
             previous: tuple[float, np.ndarray] | None = None
-            for index, frame in zip(indices, reader.frames(indices), strict=True):
+            for index, frame in pictures(raw, reader, indices):
                 time_s = float(reader.times_s[index])
                 grey = cv2.cvtColor(shrink(frame, self.short_side), cv2.COLOR_RGB2GRAY)
                 if previous is not None and time_s - previous[0] < longest_s:

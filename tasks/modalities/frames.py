@@ -1,11 +1,12 @@
 """What the picture-like modalities share: which frames to take, how to shrink and to crop them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
 
-from tasks.modalities.modality import Span
+from tasks.modalities.modality import RawVideo, Span
+from tasks.stores.video import Reader
 
 
 def grid_indices(times_s: np.ndarray, spans: Sequence[Span], rate_hz: float) -> list[int]:
@@ -25,6 +26,17 @@ def grid_indices(times_s: np.ndarray, spans: Sequence[Span], rate_hz: float) -> 
         nearer = np.where(times_s[after] - moments < moments - times_s[before], after, before)
         chosen.update(int(index) for index in nearer)
     return sorted(chosen)
+
+
+def pictures(raw: RawVideo, reader: Reader, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """The frames of these numbers of an open video, each with its number; of a damaged one those there are.
+
+    Raises:
+        VideoError: one of them cannot be decoded; of a damaged video none.
+    """
+    if raw.damaged:
+        return reader.sound_frames(indices)
+    return zip(indices, reader.frames(indices), strict=True)
 
 
 def shrink(frame: np.ndarray, short_side: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ class RawVideo:
     detections: Path
     """Its detections file, whether or not there is one (`video.detections` says)."""
     video: Video
+    damaged: bool = False
+    """Whether to leave out what cannot be decoded, in place of failing by it."""
 
     @property
     def aspect(self) -> float:
@@ -35,6 +37,10 @@ class Modality(Section):
     """Params of one modality and how it is extracted and rendered. Subclasses add `kind` and their numbers."""
 
     shards: PositiveInt = Field(description="Files that the rows are spread over.")
+
+    def reads(self, video: Video) -> Video:
+        """`video` with that alone which the rows are made of: where anything else changes, they stay."""
+        return replace(video, detections=False, detections_sha256="")
 
     @property
     @abstractmethod

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tasks.modalities.frames import crop, decode, grid_indices, shrink
+from tasks.modalities.frames import crop, decode, grid_indices, pictures, shrink
 from tasks.modalities.modality import Modality, RawVideo, Span
 from tasks.shards import Row, Rows
 from tasks.stores.video import open_video
@@ -44,7 +44,7 @@ class Rgb(Modality):
         with open_video(raw.path, raw.video.reader) as reader:
             shown = [(start_s, stop_s + (self.change_s or 0)) for start_s, stop_s in spans]
             indices = grid_indices(reader.times_s, shown, self.rate_hz)
-            for index, frame in zip(indices, reader.frames(indices), strict=True):
+            for index, frame in pictures(raw, reader, indices):
                 picture = cv2.cvtColor(shrink(frame, self.short_side), cv2.COLOR_RGB2BGR)
                 _, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
                 yield Row(float(reader.times_s[index]), raw.aspect, jpeg.tobytes())

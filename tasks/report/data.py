@@ -18,7 +18,8 @@ def describe(
 
     Returns:
         splits: split → clips, groups, videos, hours, and `missing`: modality → clips without it;
-        quarantined: number of clips that ingest set aside.
+        quarantined: number of clips that ingest set aside;
+        problems: modality → video → why it has gaps or is missing there, where a file is damaged.
     """
     unlabelled = [clip for clip in clips if not clip.labelled]
     return {
@@ -28,6 +29,7 @@ def describe(
         }
         | ({"unlabelled": _split(unlabelled, shards, modalities)} if unlabelled else {}),
         "quarantined": _quarantined(index / "quarantine.csv"),
+        "problems": {name: dict(shards[name].manifest["problems"]) for name in modalities},
     }
 
 

@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Any, Self
 
 from tasks.errors import InfrastructureError
+from tasks.stores.faults import PASSING
 from tasks.stores.video import VideoError
 
 _START_S = 120.0
@@ -59,6 +60,8 @@ class Aside:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._line(process, self._timeout_s))
+        if "passing" in answer:
+            raise DecodingStopped(answer["passing"])
         if "error" in answer:
             raise VideoError(answer["error"])
         return answer
@@ -149,7 +152,10 @@ def _environment() -> dict[str, str]:
 
 
 def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Be that process: answer requests until there are no more; what goes wrong is the answer's `error`."""
+    """Be that process: answer requests until there are no more.
+
+    What goes wrong is the answer's `error`, or `passing` where the machine may be at fault.
+    """
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, this process goes first
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -164,5 +170,10 @@ def _caught(answer: Callable[[dict[str, Any]], dict[str, Any]], request: dict[st
         return answer(request)
     except VideoError as error:
         return {"error": str(error)}
+    except MemoryError:
+        return {"passing": "cannot be read: memory runs out"}
+    except OSError as error:
+        reason = f"cannot be read ({type(error).__name__}: {error})"
+        return {"passing" if error.errno in PASSING else "error": reason}
     except Exception as error:  # whatever else bad bytes provoke is this video's fault, not the others'
         return {"error": f"cannot be read ({type(error).__name__}: {error})"}

@@ -63,8 +63,34 @@ class Reader(ABC):
                 picture, last = self._frame(index), index
             yield picture
 
+    def sound_frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Those of `frames` that can be decoded, each with its number.
+
+        What follows a damaged frame is left out up to the next that stands alone: it is told by what changed since.
+
+        Raises:
+            VideoError: none of them can be decoded.
+        """
+        resume, given, failed = 0, False, None
+        for index in indices:
+            if index < resume:
+                continue
+            try:
+                picture = self._frame(index)
+            except VideoError as error:
+                resume, failed = self._resume(index), error
+                continue
+            given = True
+            yield index, picture
+        if failed and not given:
+            raise failed
+
     @abstractmethod
     def _frame(self, index: int) -> np.ndarray: ...
+
+    def _resume(self, index: int) -> int:
+        """The first frame behind this damaged one that can be decoded without it."""
+        return index + 1
 
     @abstractmethod
     def close(self) -> None:
@@ -196,6 +222,7 @@ class PyAv(Reader):
         try:
             frame = self._find(int(index))
         except FFmpegError as error:
+            self._position = len(self._pts)  # the decoder has ended: whatever comes next is sought
             raise VideoError(f"frame {index} cannot be decoded ({error.strerror})") from None
         if frame is None:
             raise VideoError(f"frame {index} at {self.times_s[index]:.3f} s cannot be decoded")
@@ -216,6 +243,12 @@ class PyAv(Reader):
             self._seek(int(self._pts[0]))
             frame = self._decode_to(stamp, index)
         return frame
+
+    def _resume(self, index: int) -> int:
+        place = bisect_right(self._keyframes, int(self._pts[index]))
+        if place == len(self._keyframes):
+            return len(self._pts)
+        return int(np.searchsorted(self._pts, self._keyframes[place]))
 
     def _decode_to(self, stamp: int, index: int) -> av.VideoFrame | None:
         for frame in self._decoder:

@@ -231,7 +231,7 @@ def drawn_workspace() -> Any:
             "detections": (row for clip in seen for row in _boxes(clip)),
         }.items():
             write_shard(workspace.modality(modality) / "shard-0.arrow", rows)
-            manifest = {"shards": [{"file": "shard-0.arrow"}]}
+            manifest = {"shards": [{"file": "shard-0.arrow"}], "problems": {}}
             write_json(workspace.modality(modality) / "manifest.json", manifest)
         return workspace
 

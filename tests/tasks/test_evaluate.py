@@ -231,7 +231,10 @@ def build(root: Path, params: Params) -> Workspace:
         "detections": (row for clip in boxes for row in box_rows(clip)),
     }.items():
         write_shard(workspace.modality(modality) / "shard-0.arrow", rows)
-        write_json(workspace.modality(modality) / "manifest.json", {"shards": [{"file": "shard-0.arrow"}]})
+        write_json(
+            workspace.modality(modality) / "manifest.json",
+            {"shards": [{"file": "shard-0.arrow"}], "problems": {}},
+        )
     for name, teacher in params.teachers.items():
         folder = workspace.teacher(name)
         save_model(folder, params, name, teacher.modality, teacher.backbone, teacher.folds)
@@ -367,6 +370,7 @@ def test_classes_absent_from_test_are_not_scored(comparison: dict[str, Any]):
 def test_data_section_counts_what_is_missing(comparison: dict[str, Any]):
     data = comparison["data"]
     assert data["quarantined"] == 1
+    assert data["problems"] == {"rgb": {}, "detections": {}}
     assert data["splits"]["test"] == {
         "clips": 6,
         "groups": 1,

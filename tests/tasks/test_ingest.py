@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tasks.ingest import build_index
 from tasks.layout import Workspace
 from tasks.params import Data
 from tasks.stores.probe import Prober
+from tasks.stores.video import VideoError
 
 _LABELS = ["cut", "wash"]
 
@@ -140,6 +142,26 @@ def test_a_killed_prober_quarantines_nothing(tmp_path: Path, raw_folder, monkeyp
             build(tmp_path)
     assert not (tmp_path / "data" / "index").exists()
     assert quarantine(build(tmp_path)) == []
+
+
+@pytest.mark.parametrize("fault", ["error", "broken"])
+def test_what_fails_but_once_is_not_kept_as_the_file_s_fault(
+    tmp_path: Path, raw_folder, monkeypatch, fault: str
+):
+    raw_folder()
+    real, asked = Prober.probe, []
+
+    def sometimes(prober, path, moments_s):
+        asked.append(path)
+        if asked.count(path) > 1:
+            return real(prober, path, moments_s)
+        if fault == "error":
+            raise VideoError("cannot be decoded (Input/output error)")
+        return replace(real(prober, path, moments_s), broken_s=(0.0,))
+
+    monkeypatch.setattr(Prober, "probe", sometimes)
+    assert quarantine(build(tmp_path)) == []
+    assert len(asked) == 2 * len(set(asked))
 
 
 def test_links_into_dvc_s_cache_are_followed(tmp_path: Path, raw_folder):

@@ -168,7 +168,9 @@ def write_rgb(workspace):
             yield "v.mp4", Row(moment / 5, 1.0, jpeg.tobytes())
 
     write_shard(workspace.modality("rgb") / "shard-0.arrow", rows())
-    write_json(workspace.modality("rgb") / "manifest.json", {"shards": [{"file": "shard-0.arrow"}]})
+    write_json(
+        workspace.modality("rgb") / "manifest.json", {"shards": [{"file": "shard-0.arrow"}], "problems": {}}
+    )
 
 
 @pytest.fixture

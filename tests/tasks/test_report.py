@@ -315,7 +315,7 @@ def full_of(rows: Sequence[Model], test: TestSplit) -> dict[str, Any]:
         "chosen": {row.name: {"0": {}} for row in trained},
         "majority": dict.fromkeys(test.heads, 0.3),
         "ensemble_weights": {},
-        "data": missing | {"quarantined": 0},
+        "data": missing | {"quarantined": 0, "problems": {"rgb": {}}},
     }
 
 

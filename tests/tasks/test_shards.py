@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 
@@ -11,6 +12,8 @@ from tasks.errors import InfrastructureError
 from tasks.extract import extract
 from tasks.modalities import audio, rgb
 from tasks.modalities.audio import Audio
+from tasks.modalities.detections import Detections
+from tasks.modalities.flow import Flow
 from tasks.modalities.modality import RawVideo
 from tasks.modalities.rgb import Rgb
 from tasks.shards import Row, Shards, shard_of, write_shard
@@ -81,6 +84,28 @@ def test_a_new_video_touches_only_its_shard(films, tmp_path):
     assert shards.digest != Shards(tmp_path / "one").digest
 
 
+@pytest.mark.parametrize(
+    ("changed", "anew"),
+    [
+        ({"sha256": "other"}, {"rgb"}),
+        ({"detections": True, "detections_sha256": "other"}, {"detections"}),
+        ({"width": 30}, {"rgb", "detections"}),
+        ({"reader": "pyav"}, {"rgb"}),
+    ],
+)
+def test_a_shard_is_made_anew_where_what_it_is_made_of_changed(films, tmp_path, changed, anew):
+    (raw,) = raw_videos(films, tmp_path, ["a.mp4"]).values()
+    raw.detections.write_text("")
+    boxes = Detections(kind="detections", shards=1, max_boxes=4, visible=0.1, nearest_s=0.1, moments=1)
+    after = replace(raw, video=replace(raw.video, **changed))
+    for modality in (MODALITY, boxes):
+        kept = tmp_path / modality.kind
+        for number, video in enumerate((raw, after)):
+            out = tmp_path / f"{modality.kind}-{number}"
+            extract(modality.kind, modality, {"a.mp4": video}, {"a.mp4": [(0.0, 1.0)]}, out, kept)
+        assert len(list(kept.glob("*.arrow"))) == 1 + (modality.kind in anew)
+
+
 def test_a_video_that_breaks_does_not_stop_the_others(films, tmp_path):
     raws = raw_videos(films, tmp_path, ["a.mp4", "b.mp4"])
     raws["a.mp4"].path.write_bytes(b"nothing")
@@ -89,6 +114,34 @@ def test_a_video_that_breaks_does_not_stop_the_others(films, tmp_path):
     assert shards.rows("a.mp4") is None
     assert shards.rows("b.mp4") is not None
     assert list(shards.manifest["problems"]) == ["a.mp4"]
+
+
+@pytest.mark.parametrize("reader", ["decord", "pyav"])
+def test_a_damaged_packet_costs_the_frames_that_need_it_and_no_more(films, tmp_path, reader):
+    noise = np.random.default_rng(0).integers(0, 255, (60, 24, 32, 3), dtype=np.uint8)
+    name = "a.mp4"
+    path = films.write(tmp_path / "raw" / name, noise, options={"g": "10", "bf": "0", "sc_threshold": "0"})
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    damaged = packets[34]
+    content = bytearray(path.read_bytes())
+    content[damaged.pos : damaged.pos + damaged.size] = bytes(damaged.size)
+    path.write_bytes(content)
+    video = Video(name, "", 1, "h264", 32, 24, 0, 10.0, 6.0, reader, 0, False, "")
+    raws = {name: RawVideo(path, tmp_path / "none", video)}
+    flow = Flow(kind="flow", shards=1, short_side=24, rate_hz=10, bound_per_s=5, quality=90)
+    for modality, lost in ((MODALITY, 0), (flow, 1)):
+        extract(
+            modality.kind, modality, raws, {name: [(0.0, 5.9)]}, tmp_path / modality.kind, tmp_path / "kept"
+        )
+        shards = Shards(tmp_path / modality.kind)
+        times_s = shards.rows(name).times_s.tolist()
+        # frame 34 cannot be decoded, and 35 to 39 are told by it
+        there = [0.1 * number for number in range(60 - lost) if not 34 - lost <= number < 40]
+        assert times_s == pytest.approx(there, abs=1e-3)
+        assert (
+            "has gaps, where the video is damaged: VideoError: frame 34" in shards.manifest["problems"][name]
+        )
 
 
 def once(monkeypatch, module, name, fails):

@@ -1,5 +1,6 @@
 """Videos are read frame by frame at the right times, whatever the codec; bad ones say why."""
 
+import errno
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from tasks.errors import InfrastructureError
+from tasks.stores import aside
 from tasks.stores import probe as probing
 from tasks.stores.aside import Aside, DecodingStopped
 from tasks.stores.probe import Prober, probe
@@ -224,6 +226,29 @@ def test_a_process_that_cannot_be_started_is_no_fault_of_the_video(monkeypatch):
         monkeypatch.setattr(sys, "executable", "/nowhere/python")
         with pytest.raises(InfrastructureError, match="cannot be started: No such file"):
             process.ask({})
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (MemoryError(), False),
+        (OSError(errno.EMFILE, "Too many open files"), False),
+        (OSError(errno.EINVAL, "odd"), True),
+        (ValueError("odd"), True),
+    ],
+)
+def test_what_the_machine_may_be_at_fault_for_is_told_apart(error: Exception, kept: bool):
+    def fails(_):
+        raise error
+
+    assert list(aside._caught(fails, {})) == ["error" if kept else "passing"]
+
+
+def test_a_fault_that_passes_is_not_the_video_s(one_second: Path, monkeypatch):
+    with Prober(timeout_s=20) as prober:
+        monkeypatch.setattr(prober, "_line", lambda *_: b'{"passing": "cannot be read: memory runs out"}')
+        with pytest.raises(DecodingStopped, match="memory runs out"):
+            prober.probe(one_second, [])
 
 
 def test_decoders_are_told_no_secrets(one_second, monkeypatch):
