@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ from tasks.stores.copies import copies
 from tasks.training import Course, Epoch, arithmetic, fit
 from tasks.views import training_view
 
+_ARITHMETIC = ("numpy", "opencv-python-headless", "timm", "torch", "torchvision")
+"""Packages whose other versions may train to other weights."""
 CURVE_COLUMNS = ("seed", "member", "epoch", "learning_rate", "train_loss", "val_loss", "val_top1", "seconds")
 
 
@@ -344,6 +347,7 @@ class Learner:
                 tasks.training,
                 tasks.views,
             ),
+            {name: version(name) for name in _ARITHMETIC},
             self.spec.model_dump(),
             training.model_dump(
                 exclude={"devices"}
@@ -351,8 +355,8 @@ class Learner:
             self.method.model_dump(),
             self.params.threads,
             self.shards.digest,
-            [(clip.clip_id, clip.start_s, clip.stop_s, dict(clip.labels)) for clip in clips],
-            [(clip.clip_id, clip.start_s, clip.stop_s, dict(clip.labels)) for clip in self.validation],
+            [_key_of(clip) for clip in clips],
+            [_key_of(clip) for clip in self.validation],
             [file_digest(Path(file)) for file in self.spec.pretrained if Path(file).exists()],
             _begun_from(begin) if begin is not None else None,
             lessons.digest if lessons else None,
@@ -433,6 +437,11 @@ class Learner:
         """Parameters and 10⁹ multiply-adds of one view through one network."""
         network = self.spec.empty_network().eval()
         return {"params_count": count_parameters(network), "gmacs": gmacs(network, self.spec.example())}
+
+
+def _key_of(clip: Clip) -> tuple[Any, ...]:
+    """What a training knows of a clip."""
+    return clip.clip_id, clip.video, clip.start_s, clip.stop_s, dict(clip.labels)
 
 
 def _begun_from(network: nn.Module) -> str:

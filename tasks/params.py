@@ -9,6 +9,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -268,6 +269,15 @@ class Evaluate(Section):
     crops: list[Literal[1, 3]] = Field(min_length=1, description="Numbers of crops in the views sweep.")
     bins: PositiveInt = Field(description="Equal-width bins of the ECE.")
     bootstrap: PositiveInt = Field(description="Resamples behind a 95 % interval.")
+
+    @field_validator("clips", "crops")
+    @classmethod
+    def _holds_what_is_deployed(cls, counts: list[int]) -> list[int]:
+        if 1 not in counts:
+            raise ValueError(
+                "1 must be among them: one view of a clip is what is deployed, compared and calibrated"
+            )
+        return counts
 
 
 class Parity(Section):

@@ -3,7 +3,8 @@
 A training view is a pure function of (clip, seed, number), so this bank is computed once and reused by every
 student, method and sweep. A clip's teaching comes from the one network that never saw the clip's group; with
 folds: 1 there is none, and the teaching is what the network memorised (methods.md, defect 2). A group in which
-nobody labelled a clip was seen by no network: its teachings are the mean of all.
+nobody labelled a clip was seen by no network: its teachings are the mean of all. Where that one network saw no other
+clip of a class either, as of one that a single group holds, it would be sure of another: of such clips it says nothing.
 """
 
 import json
@@ -35,7 +36,7 @@ class Teachings:
     Attributes:
         train: head → float32 (clips, views, classes), for the training clips in the order of the index, then for the
             unlabelled ones.
-        train_present: bool (clips,): the clip has the teacher's modality.
+        train_present: bool (clips,): the clip has the teacher's modality, and who speaks of it knows its classes.
         val: head → float32 (clips, views, classes), for the validation clips: what a mix is weighed and calibrated on,
             hence views like those that a lesson is made of.
         val_present: bool (clips,).
@@ -130,7 +131,10 @@ def teach(
     member = np.array(fold_of(learner, train))
     unseen, seen, given = _by_who_never_saw(learner, committee, train, member, seed, hints, {})
     said, heard = training_view_logits(committee, learner.shards, validation, seed)
-    raw = Teachings(unseen, seen, said, heard, given)
+    told = seen & _knows(train, seen, member)
+    if given is not None:
+        given = replace(given, present=given.present & told)
+    raw = Teachings(unseen, told, said, heard, given)
     return _calibrated(learner, raw, train, member, committee.temperature)
 
 
@@ -156,9 +160,32 @@ def teach_beside(
     training_view_logits(committee, learner.shards, validation, seed, beside=said)
     taught = {}
     for name, (own, temperature) in speakers.items():
-        raw = Teachings(unseen[name], own.seen(train), said[name], own.seen(validation), None)
+        seen = own.seen(train)
+        told = seen & _knows(train, seen, member)
+        raw = Teachings(unseen[name], told, said[name], own.seen(validation), None)
         taught[name] = _calibrated(learner, raw, train, member, temperature)
     return taught
+
+
+def _knows(train: Sequence[Clip], seen: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """Whether the network that speaks of each clip has learned from others of its classes, bool (clips,).
+
+    Args:
+        seen: bool (clips,), which clips the networks can learn from if they are labelled.
+        member: int64 (clips,), who speaks; with one fold the network that has learned from the clip itself.
+    """
+    knows = np.ones(len(train), bool)
+    folds = np.unique(member[member != NO_FOLD])
+    for fold in folds if len(folds) > 1 else ():
+        learned = {
+            label
+            for clip, there, own in zip(train, seen, member, strict=True)
+            if clip.labelled and there and own != fold
+            for label in clip.labels.items()
+        }
+        for row in np.flatnonzero(member == fold).tolist():
+            knows[row] = not train[row].labelled or learned.issuperset(train[row].labels.items())
+    return knows
 
 
 def _calibrated(

@@ -70,6 +70,20 @@ class Course:
     log: Callable[[Epoch], None]
 
 
+def _without_decay(trained: nn.Module) -> set[str]:
+    """Parameters beside biases and norms that do not decay: what timm's networks name, and the positions of Swin.
+
+    torchvision's networks name none; its own recipe of Swin spares these (references/classification).
+    """
+    named = {
+        f"{place}.{name}"
+        for place, module in trained.named_modules()
+        if hasattr(module, "no_weight_decay")
+        for name in module.no_weight_decay()
+    }
+    return named | {"*relative_position_bias_table"}
+
+
 def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
     """Train `network` to the end of its course, from its checkpoint if there is one.
 
@@ -87,7 +101,9 @@ def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
         )
     training, there = course.training, device()
     trained = nn.ModuleList([network, course.companion]).to(there)
-    groups = timm.optim.param_groups_weight_decay(trained, training.weight_decay)
+    groups = timm.optim.param_groups_weight_decay(
+        trained, training.weight_decay, no_weight_decay_list=_without_decay(trained)
+    )
     optimizer = torch.optim.AdamW(groups, lr=training.learning_rate)
     # Warming up, it follows the first steps: of a short training the weights that it began with would be half of it.
     average = ModelEmaV3(network, decay=training.ema, use_warmup=True) if training.ema else None

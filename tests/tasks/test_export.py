@@ -58,6 +58,19 @@ def test_every_form_says_what_torch_says(release):
     assert max(found.values()) <= TOLERANCE
 
 
+def test_a_form_that_says_what_is_no_number_is_not_taken_for_equal(release, monkeypatch):
+    real = export.forms(release)
+
+    def broken(shown):
+        said = real["onnx"](shown)
+        return {head: values * float("nan") if head == "noun" else values for head, values in said.items()}
+
+    monkeypatch.setattr(export, "forms", lambda _: real | {"onnx": broken})
+    found = export.differences(release, clips(3))
+    assert found["pt2"] <= TOLERANCE
+    assert not found["onnx"] <= TOLERANCE
+
+
 def test_the_temperature_is_inside_and_any_batch_is_taken(release):
     committee = Committee.load(release)
     for count in (1, 2, 7):

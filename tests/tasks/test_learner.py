@@ -1,6 +1,8 @@
 """Two stages that want the same training: one does it, the other waits, and MLflow hears of both as they end."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from models.network import Network
 from tasks import ranks
 from tasks.batches import Batch
-from tasks.clips import read_clips
+from tasks.clips import Clip, read_clips
 from tasks.learner import Hints, Learner, Lessons, Words
 from tasks.params import Params
 from tasks.stores import tracking
@@ -62,6 +64,24 @@ def test_a_copy_is_fetched_before_any_rank_looks_for_a_checkpoint(
     monkeypatch.setattr(ranks, "wait_for_all", lambda: there.append(checkpoint.exists()))
     learner.train(clips, None, 0, 0)
     assert there[0]
+
+
+def test_a_training_hangs_on_whose_clip_is_whose_and_on_the_arithmetic(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+):
+    """Ids, moments and labels stay where a wrong `video` in annotations.csv is put right."""
+    clips = read_clips(learner.workspace.index, "train")
+
+    def key(clips: list[Clip]) -> str:
+        return learner._key(clips, None, 0, 0, learner.training, None)
+
+    one, other, *rest = clips
+    swapped = [replace(one, video=other.video), replace(other, video=one.video), *rest]
+    assert key(clips) == key(list(clips))
+    assert key(swapped) != key(clips)
+    before = key(clips)
+    monkeypatch.setattr("tasks.learner.version", lambda name: "99" if name == "timm" else version(name))
+    assert key(clips) != before
 
 
 def test_a_lesson_is_of_the_views_of_a_batch_and_lies_where_its_inputs_do():

@@ -11,7 +11,7 @@ from tasks.clips import NO_LABEL, Clip, folds
 from tasks.learner import Hints
 from tasks.lessons import mixed
 from tasks.params import Ensemble
-from tasks.teach import Teachings
+from tasks.teach import Teachings, _knows
 from tasks.train_teacher import NO_FOLD
 
 LABELS = {"action": np.array([0, 1, 2, 0])}
@@ -89,6 +89,30 @@ def test_the_digest_names_the_content():
     one, other = mix({"a": teacher(1.0)}).lessons, mix({"a": teacher(1.1)}).lessons
     assert one.digest != other.digest
     assert one.digest == mix({"a": teacher(1.0)}).lessons.digest
+
+
+def test_who_never_saw_a_class_says_nothing_of_it():
+    """Of folds a, b and c: only a holds `rare`, which its own network thus never saw, nor one of sound `dull`."""
+
+    def clip(name, verb, group, split="train"):
+        return Clip(name, "v", 0, 1, group, split, {"verb": verb, "noun": "cup"}, {})
+
+    train = [
+        clip("0", "cut", "a"),
+        clip("1", "rare", "a"),
+        clip("2", "cut", "b"),
+        clip("3", "dull", "b"),
+        clip("4", "dull", "c"),
+        clip("5", "", "a", "unlabelled"),
+        clip("6", "", "stranger", "unlabelled"),
+    ]
+    member = np.array([0, 0, 1, 1, 2, 0, NO_FOLD])
+    pictures, sound = np.ones(7, bool), np.array([1, 1, 1, 1, 0, 1, 1], bool)
+    assert np.flatnonzero(~_knows(train, pictures, member)).tolist() == [1]
+    assert np.flatnonzero(~_knows(train, sound, member)).tolist() == [1, 3]
+    assert _knows(
+        train, pictures, np.where(member == NO_FOLD, NO_FOLD, 0)
+    ).all()  # one fold: it learned from all
 
 
 def test_teachings_come_back_from_disk(tmp_path):

@@ -59,6 +59,7 @@ def test_student_and_baseline_have_the_same_network_and_budget(file: str):
             r"row \d+: students.baseline.learns_from: Input should be 'data/index', 'artifacts/teachings' or",
         ),
         ("  student: auto", "  student: studnet", r"did you mean 'student'"),
+        ("  clips: [1, 2, 5]", "  clips: [2, 5]", r"row \d+: evaluate.clips: 1 must be among them: one view"),
         (
             "name: test_resnet, ",
             "nam: test_resnet, ",

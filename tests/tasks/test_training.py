@@ -4,7 +4,9 @@ import functools
 
 import numpy as np
 import pytest
+import timm
 import torch
+from torch import nn
 
 from models.backbones.stlt import STLT
 from models.distill.kd import KD
@@ -14,7 +16,7 @@ from models.network import build
 from tasks.batches import Batch
 from tasks.errors import UserError
 from tasks.params import Training
-from tasks.training import Course, epoch_places, fit, rate_factor
+from tasks.training import Course, _without_decay, epoch_places, fit, rate_factor
 
 CLIPS, CLASSES = 13, 3
 TRAINING = Training(
@@ -222,6 +224,23 @@ def test_epochs_of_a_part_show_all_clips_in_turn():
     shown = [place for places in epochs for part in places for place in part]
     assert sorted(shown) == [(row, number) for row in range(7) for number in range(5)]
     assert [number for _, number in shown] == sorted(number for _, number in shown)
+
+
+def test_what_does_not_decay():
+    """Biases and norms; what timm's networks name; of torchvision's Swin the positions."""
+    timms = timm.create_model("test_vit", num_classes=2)
+    torchvisions = nn.Module()
+    torchvisions.relative_position_bias_table = nn.Parameter(torch.zeros(9, 2))
+    trained = nn.ModuleList([timms, torchvisions])
+    spared = _without_decay(trained)
+    still, decaying = timm.optim.param_groups_weight_decay(trained, 0.05, no_weight_decay_list=spared)
+    assert (still["weight_decay"], decaying["weight_decay"]) == (0.0, 0.05)
+    spared_ones = {id(parameter) for parameter in still["params"]}
+    named = {name: id(parameter) in spared_ones for name, parameter in trained.named_parameters()}
+    assert named["0.pos_embed"]
+    assert named["0.blocks.0.norm1.weight"]
+    assert named["1.relative_position_bias_table"]
+    assert not named["0.blocks.0.attn.qkv.weight"]
 
 
 def test_the_rate_rises_falls_and_ends_at_zero():
