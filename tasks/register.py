@@ -48,7 +48,8 @@ _ROOT = Path(__file__).parents[1]
 _SERVED = ("tasks", "models")  # the rooms that mlflow/student.py imports; they travel with the model
 ANSWERS = (
     "mlflow/student.py", "tasks/looking.py", "tasks/modalities/frames.py", "tasks/modalities/rgb.py",
-    "tasks/predict.py", "tasks/serving.py", "tasks/stores/aside.py", "tasks/stores/probe.py", "tasks/stores/video.py",
+    "tasks/predict.py", "tasks/serving.py", "tasks/stores/aside.py", "tasks/stores/faults.py", "tasks/stores/probe.py",
+    "tasks/stores/video.py",
 )  # fmt: skip
 """Code that stands between a request and the network: mended, it makes a new version of the same weights."""
 _REQUIREMENTS = (

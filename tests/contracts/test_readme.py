@@ -28,7 +28,7 @@ MADE = (
     "reports",
 )
 """What a run makes; the repository does not hold them."""
-OF_A_SOURCE = ("annotations.csv", "videos/", "detections/", "a.mp4.jsonl")
+OF_A_SOURCE = ("annotations.csv", "videos/", "detections/", "a.mp4.jsonl", "detections/P01_01.jsonl")
 """Files of a user's own data."""
 
 
