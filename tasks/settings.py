@@ -39,7 +39,8 @@ class Settings(BaseSettings):
     device: str = Field(
         default="auto",
         description="torch device for training; auto: cuda if there is one. The standing GPU workers of infra/ "
-        "set cuda; one started by hand, or a job for each run, is on auto, and trains on the CPU where CUDA does not start.",
+        "set cuda; one started by hand, or a job for each run, is on auto, and trains on the CPU where CUDA does not "
+        "start.",
     )
     pipeline_run: str = Field(
         default="",
