@@ -186,9 +186,7 @@ def in_memory(rows: Sequence[Row]) -> Rows:
     """Rows as if read from a shard."""
     payloads = pa.array([row.payload for row in rows], pa.large_binary())
     aspect = float(np.float32(rows[0].aspect))  # a shard stores float32, and the crop follows from it
-    return Rows(
-        np.array([row.time_s for row in rows]), aspect, [(payloads, place) for place in range(len(rows))]
-    )
+    return Rows(np.array([row.time_s for row in rows]), aspect, [payloads])
 
 
 def _view(views: Views, span: Span) -> View:

@@ -80,17 +80,24 @@ def _batches(rows: Iterable[tuple[str, Row]]) -> Iterator[pa.RecordBatch]:
 
 
 class Rows:
-    """The rows of one video: `times_s` (rows,) rising, `aspect`, and each payload without a copy."""
+    """The rows of one video: `times_s` (rows,) rising, `aspect`, and each payload without a copy.
 
-    def __init__(self, times_s: np.ndarray, aspect: float, batches: list[tuple[pa.Array, int]]):
+    Args:
+        payloads: those of all rows, in order, one array or several.
+    """
+
+    def __init__(self, times_s: np.ndarray, aspect: float, payloads: list[pa.Array]):
         self.times_s = times_s
         self.aspect = aspect
-        self._places = batches
+        self._payloads = payloads
 
     def payload(self, number: int) -> memoryview:
         """The payload of row `number`."""
-        array, place = self._places[number]
-        return memoryview(array[place].as_buffer())
+        for array in self._payloads:  # of a video, one or two
+            if number < len(array):
+                return memoryview(array[number].as_buffer())
+            number -= len(array)
+        raise IndexError("there is no such row")
 
     def nearest(self, time_s: float) -> int:
         """The row whose time lies nearest to `time_s`."""
@@ -119,19 +126,22 @@ class Shards:
 
     def _open(self, file: Path) -> None:
         reader = pa.ipc.open_file(pa.memory_map(str(file)))
-        times: dict[str, list[float]] = {}
-        aspects: dict[str, float] = {}
-        places: dict[str, list[tuple[pa.Array, int]]] = {}
+        runs: dict[str, list[tuple[np.ndarray, float, pa.Array]]] = {}
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
-            payloads = batch.column("payload")
-            columns = (batch.column(name).to_pylist() for name in ("video", "time_s", "aspect"))
-            for place, (video, time_s, aspect) in enumerate(zip(*columns, strict=True)):
-                times.setdefault(video, []).append(time_s)
-                aspects[video] = aspect
-                places.setdefault(video, []).append((payloads, place))
-        for video in times:
-            self._rows[video] = Rows(np.array(times[video]), aspects[video], places[video])
+            videos, payloads = batch.column("video"), batch.column("payload")
+            times_s, aspects = (batch.column(name).to_numpy() for name in ("time_s", "aspect"))
+            # By runs of rows and not row by row: a large data set has ten millions.
+            numbers = videos.indices.to_numpy()
+            ends = [*(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+            for first, end in zip([0, *ends], ends, strict=False):
+                run = times_s[first:end], float(aspects[first]), payloads.slice(first, end - first)
+                runs.setdefault(videos[first].as_py(), []).append(run)
+        for video, found in runs.items():
+            times, (aspect, *_), arrays = zip(*found, strict=True)
+            self._rows[video] = Rows(
+                np.concatenate(times) if len(times) > 1 else times[0], aspect, list(arrays)
+            )
 
     def rows(self, video: str) -> Rows | None:
         """The rows of `video`; None where the modality is missing from it."""
