@@ -134,7 +134,7 @@ def _take(folder: Path, reader: Dataset, workspace: Workspace) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _clone(path, target)
                 progress.advance()
-            reader.take_in(raw)
+            reader.take_in(raw, workspace.root / settings().work / "probes")
     except OSError as error:
         raise InfrastructureError(
             f"{folder} cannot be copied: {error.strerror}; data/raw is as it was"

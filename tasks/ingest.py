@@ -1,37 +1,27 @@
 """Stage `ingest`: data/raw in; the index of usable clips, the quarantine and a data report out."""
 
 import csv
-import json
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
-from tasks.atomic import digest, file_digest, new_file, new_folder, write_json
+from tasks.atomic import file_digest, new_file, new_folder, write_json
 from tasks.clips import SPLITS, Clip, Split, Video, write_clips, write_videos
 from tasks.data_report import write_report
 from tasks.datasets import dataset
 from tasks.datasets.annotations import AnnotatedClip, Dataset, check, joined, told_joined
 from tasks.datasets.detections_file import read_detections
-from tasks.errors import InfrastructureError, UserError
+from tasks.errors import UserError
 from tasks.layout import Workspace
 from tasks.params import Data, Params
-from tasks.progress import Progress
+from tasks.probing import probe_all
 from tasks.settings import settings
 from tasks.splitting import members, split_groups
-from tasks.stores.aside import DecodingStopped
-from tasks.stores.faults import read_through
-from tasks.stores.probe import Probe, Prober
-from tasks.stores.video import VideoError
+from tasks.stores.probe import Probe
 
-VERSION = 3
-"""Part of every kept probe's key: raise it when a change of the code changes what probing finds."""
-_PROBERS = 2
 _DVC_OBJECT = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 """Where links of data/raw lead when DVC is set to link its cache instead of copying from it."""
 
@@ -217,7 +207,7 @@ def _probed(
     jobs = [(files[video], _moments(members)) for video, members in by_video.items()]
     videos: dict[str, Video] = {}
     usable: list[AnnotatedClip] = []
-    for video, (sha256, found) in zip(by_video, _probe_all(jobs, kept), strict=True):
+    for video, (sha256, found) in zip(by_video, probe_all(jobs, kept), strict=True):
         if isinstance(found, str):
             rejected += [_reject(clip, f"the video {found}", raw) for clip in by_video[video]]
             continue
@@ -235,75 +225,6 @@ def _probed(
 
 def _moments(clips: Iterable[AnnotatedClip]) -> list[float]:
     return sorted({moment for clip in clips for moment in (clip.start_s, clip.stop_s) if moment is not None})
-
-
-def _probe_all(jobs: Sequence[tuple[Path, list[float]]], kept: Path) -> Iterator[tuple[str, Probe | str]]:
-    """The digest of every file and its probe, or why it cannot be read; kept, so that none is done twice."""
-    probers: SimpleQueue[Prober] = SimpleQueue()
-    started = [
-        Prober(settings().decode_timeout_s) for _ in range(min(_PROBERS, len(os.sched_getaffinity(0))))
-    ]
-    for prober in started:
-        probers.put(prober)
-
-    def job(path: Path, moments_s: list[float]) -> tuple[str, Probe | str]:
-        sha256 = file_digest(path)
-        prober = probers.get()
-        try:
-            return sha256, _probe_once(path, sha256, moments_s, prober, kept)
-        finally:
-            probers.put(prober)
-
-    pool = ThreadPoolExecutor(len(started))
-    try:
-        with Progress("probe", len(jobs), "videos") as progress:
-            for result in pool.map(job, *zip(*jobs, strict=True)) if jobs else ():
-                progress.advance()
-                yield result
-    finally:
-        pool.shutdown(cancel_futures=True)
-        for prober in started:
-            prober.close()
-
-
-def _probe_once(path: Path, sha256: str, moments_s: list[float], prober: Prober, kept: Path) -> Probe | str:
-    note = kept / f"{digest(VERSION, sha256, moments_s)}.json"
-    if note.exists():
-        answer = json.loads(note.read_text(encoding="utf-8"))
-    else:
-        try:
-            answer = {"probe": asdict(_surely_probed(path, moments_s, prober))}
-        except DecodingStopped as error:
-            return str(error)  # not kept: a machine with more time or memory may fare better
-        except VideoError as error:
-            answer = {"reason": str(error)}
-        write_json(note, answer)
-    if "reason" in answer:
-        return str(answer["reason"])
-    return Probe(**answer["probe"] | {"broken_s": tuple(answer["probe"]["broken_s"])})
-
-
-def _surely_probed(path: Path, moments_s: list[float], prober: Prober) -> Probe:
-    """The probe of a video, of which what is wrong is the file's fault: to a decoder, a file system that does not
-    answer looks like a broken file. The file is read without one and probed again.
-    """
-
-    def ask() -> Probe:
-        try:
-            return prober.probe(path, moments_s)
-        except InfrastructureError as error:
-            raise InfrastructureError(f"{path}: {error}") from None
-
-    try:
-        found = ask()
-        if not found.broken_s:
-            return found
-    except DecodingStopped:
-        raise
-    except VideoError:
-        pass  # what fails again is told by the second attempt
-    read_through(path)
-    return ask()
 
 
 def _fit(clip: AnnotatedClip, probe: Probe) -> AnnotatedClip | str:

@@ -90,8 +90,13 @@ class Dataset(ABC):
         """Whether one of `videos` has detections, or will have them by `take_in`."""
         return any(self.detections_path(raw, video).is_file() for video in videos)
 
-    def take_in(self, raw: Path) -> None:  # noqa: B027  most formats need nothing
-        """Turn what `understudy import` has copied to `raw` into what `ingest` reads, where they differ."""
+    def take_in(self, raw: Path, kept: Path) -> None:  # noqa: B027  most formats need nothing
+        """Turn what `understudy import` has copied to `raw` into what `ingest` reads, where they differ.
+
+        Args:
+            raw: the folder.
+            kept: where probes are kept, for `tasks.probing`.
+        """
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:

@@ -15,9 +15,7 @@ from typing import Any
 from tasks.atomic import write_text
 from tasks.datasets.annotations import AnnotatedClip, Dataset, safe_name
 from tasks.errors import UserError
-from tasks.settings import settings
-from tasks.stores.probe import Prober
-from tasks.stores.video import VideoError
+from tasks.probing import probe_all
 
 _HEAD = "action"
 _BOX_FILES = ("annotations*.json", "bounding_box*.json")
@@ -71,27 +69,32 @@ class SomethingElse(Dataset):
         published = (there & boxes.keys() for _, boxes in _boxes(raw))
         return super().has_detections(raw, there) or any(published)
 
-    def take_in(self, raw: Path) -> None:
+    def take_in(self, raw: Path, kept: Path) -> None:
         """Write detections/<id>.jsonl from the published boxes of every video that is there."""
-        with Prober(settings().decode_timeout_s) as prober:
-            for file, boxes in _boxes(raw):
-                for video, frames in boxes.items():
-                    self._write_detections(raw, safe_name(video, "video", file, 1), frames, file, prober)
+        for file, boxes in _boxes(raw):
+            there = {}
+            for video, frames in boxes.items():
+                path = self.video_path(raw, safe_name(video, "video", file, 1))
+                if path.exists():
+                    _refuse_others(
+                        video, frames, file
+                    )  # before the probes, which take hours of a large data set
+                    there[video] = path
+            # The moment that `ingest` asks for of a whole video: it finds the probe there.
+            probes = probe_all([(path, [0.0]) for path in there.values()], kept)
+            for video, (_, probe) in zip(there, probes, strict=True):
+                if not isinstance(probe, str):  # else ingest will say so
+                    lines = detection_lines(boxes[video], probe.width, probe.height, probe.rate_hz)
+                    write_text(self.detections_path(raw, video), "\n".join(lines) + "\n")
 
-    def _write_detections(self, raw: Path, video: str, frames: Any, file: Path, prober: Prober) -> None:
-        path = self.video_path(raw, video)
-        if not path.exists():
-            return
-        try:
-            probe = prober.probe(path, [])
-            lines = list(detection_lines(frames, probe.width, probe.height, probe.rate_hz))
-        except VideoError:  # ingest will say so
-            return
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"the boxes of video {video} are not as published ({error!r})", file=file
-            ) from None
-        write_text(self.detections_path(raw, video), "\n".join(lines) + "\n")
+
+def _refuse_others(video: str, frames: Any, file: Path) -> None:
+    """Raise UserError where the boxes of a video are not as published."""
+    try:
+        for _ in detection_lines(frames, 1, 1, 1.0):
+            pass
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the boxes of video {video} are not as published ({error!r})", file=file) from None
 
 
 def detection_lines(frames: Iterable[Any], width: int, height: int, rate_hz: float) -> Iterator[str]:

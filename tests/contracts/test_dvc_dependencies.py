@@ -71,7 +71,7 @@ REGISTRIES = {
 """They map a `kind` to its file. Which kind it is stands in params; `families` asks for that file alone."""
 NOT_RUN: Mapping[str, set[str]] = {
     # No view is rendered yet, and only `understudy import` probes videos to convert boxes.
-    "extract": {"tasks/stores/probe.py", "tasks/views.py"},
+    "extract": {"tasks/probing.py", "tasks/stores/probe.py", "tasks/views.py"},
     # A teacher learns from labels alone.
     "train_teacher": {"models/distill/divergences.py"},
     # Fused and auxiliary teachers are trained before: only their folds and specs are used.

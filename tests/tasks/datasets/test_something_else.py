@@ -51,7 +51,8 @@ def test_boxes_become_detections_on_the_video_s_clock(raw: Path, films):
     reader = dataset("something_else")
     assert reader.has_detections(raw, ["7", "8"])
     assert not reader.has_detections(raw, ["8", "99"])  # of neither the video is there
-    reader.take_in(raw)
+    reader.take_in(raw, raw / "probes")
+    assert len(list((raw / "probes").glob("*.json"))) == 1  # which `ingest` finds
     first, third = read_detections(reader.detections_path(raw, "7"))
     assert (first.time_s, first.boxes) == (0.0, [])
     assert third.time_s == pytest.approx(0.2, abs=1e-3)
@@ -59,6 +60,19 @@ def test_boxes_become_detections_on_the_video_s_clock(raw: Path, films):
     assert third.boxes[0].box == (0.25, 0.25, 0.5, 1.0)
     assert third.boxes[1].box == (0.0, 0.0, 1.0, 0.5)
     assert not reader.detections_path(raw, "99").exists()
+
+
+def test_boxes_of_another_form_are_named_before_anything_is_probed(raw: Path, films):
+    for video in ("7", "8"):
+        films.write(raw / "videos" / f"{video}.mp4", films.grey(10))
+    (raw / "annotations_sample.json").write_text(
+        json.dumps({"7": [], "8": [{"name": "8/0001.jpg", "labels": [{}]}]})
+    )
+    with pytest.raises(
+        UserError, match=r"annotations_sample\.json: the boxes of video 8 are not as published"
+    ):
+        dataset("something_else").take_in(raw, raw / "probes")
+    assert not (raw / "probes").exists()
 
 
 @pytest.mark.parametrize(
