@@ -19,7 +19,7 @@ import cv2
 import torch
 
 from tasks import shards as shards_module
-from tasks.atomic import code_digest, digest, new_folder, write_json
+from tasks.atomic import code_digest, digest, new_folder, write_json, write_text
 from tasks.clips import Clip, read_clips, read_videos
 from tasks.datasets import detections_file, detections_path, video_path
 from tasks.errors import InfrastructureError
@@ -165,12 +165,25 @@ def _make_shard(
     cv2.setNumThreads(1)
     problems: dict[str, str] = {}
     report = finished / f"{key}.json"
+    reading = finished / f"{key}.reading"
+    """Which video is being read: what is left of it was written by a process that ended there."""
+    suspect = reading.read_text(encoding="utf-8") if reading.exists() else ""
 
     def rows() -> Iterator[tuple[str, Row]]:
         for raw, spans in work:
+            if raw.video.video == suspect:
+                print(
+                    f"{modality.kind}: the last attempt ended in {suspect}, now read by PyAV; if this one ends in it "
+                    "too, take that video out of data/raw"
+                )
+                raw = replace(raw, video=replace(raw.video, reader="pyav"))
+            write_text(reading, raw.video.video)
             try:
                 extracted, damage = _extracted(modality, raw, spans)
-            except (MemoryError, InfrastructureError):
+            except MemoryError:
+                raise
+            except InfrastructureError:
+                reading.unlink()
                 raise
             except Exception as error:  # whatever a decoder says of one broken file must not stop the others
                 problems[raw.video.video] = f"cannot be had: {_first_line(error)}"
@@ -184,6 +197,7 @@ def _make_shard(
     if not report.exists():
         write_shard(_kept(finished, key), rows())
         write_json(report, problems)
+        reading.unlink(missing_ok=True)
         return problems
     return dict(json.loads(report.read_text(encoding="utf-8")))
 

@@ -167,6 +167,30 @@ def test_what_fails_but_once_is_no_fault_of_the_file(films, tmp_path, monkeypatc
     assert shards.manifest["problems"] == {}
 
 
+def test_a_video_in_which_a_process_ended_is_named_and_read_by_the_other_reader(
+    films, tmp_path, monkeypatch, capsys
+):
+    """As where a decoder crashes; an exception that nobody catches stands for that here."""
+    raws, real, opened = raw_videos(films, tmp_path, ["a.mp4", "b.mp4", "c.mp4"]), rgb.open_video, []
+
+    def crashes(path, reader):
+        opened.append((path.name, reader))
+        if (path.name, reader) == ("b.mp4", "decord"):
+            raise MemoryError
+        return real(path, reader)
+
+    monkeypatch.setattr(rgb, "open_video", crashes)
+    one = MODALITY.model_copy(update={"shards": 1})
+    where = {name: [(0.0, 1.0)] for name in raws}
+    with pytest.raises(MemoryError):
+        extract("rgb", one, raws, where, tmp_path / "out", tmp_path / "kept")
+    opened.clear()
+    extract("rgb", one, raws, where, tmp_path / "out", tmp_path / "kept")
+    assert opened == [("a.mp4", "decord"), ("b.mp4", "pyav"), ("c.mp4", "decord")]
+    assert "the last attempt ended in b.mp4, now read by PyAV" in capsys.readouterr().out
+    assert not list((tmp_path / "kept").glob("*.reading"))
+
+
 def test_sound_that_the_probe_has_heard_is_not_given_up_at_once(films, tmp_path, monkeypatch):
     (raw,) = raw_videos(films, tmp_path, ["a.mp4"]).values()
     films.write(raw.path, films.grey(10), sound=films.tone(1.0))
