@@ -90,7 +90,10 @@ class Looker(Aside):
         }
         try:
             answer = self.ask(request | {"try_decord": not self._strangers})
-        except (DecodingStopped, InfrastructureError):
+        except (DecodingStopped, InfrastructureError) as error:
+            # Of strangers the same again would take as long: PyAV was asked already.
+            if self._strangers and isinstance(error, DecodingStopped):
+                raise
             answer = self.ask(request | {"try_decord": False})
         rows = [Row(time_s, answer["aspect"], base64.b64decode(jpeg)) for time_s, jpeg in answer["rows"]]
         return _rendered(self._rgb, self._views, (answer["start_s"], answer["stop_s"]), rows)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from tasks.atomic import digest, write_json, write_text
+from tasks.clips import read_clips
 from tasks.errors import InfrastructureError, UserError
 from tasks.gate import Contender, Verdict, judge, markdown
 from tasks.layout import Workspace
@@ -143,11 +144,13 @@ def judged(name: str, params: Params, workspace: Workspace) -> Verdict:
 def decline(name: str, workspace: Workspace, reason: str) -> str:
     """Write into a version's history that a person does not want it as champion; nothing else changes.
 
+    Of the champion itself nothing is written.
+
     Args:
         name: as for `promote`.
 
     Returns:
-        What was written.
+        What was written, or why nothing was.
 
     Raises:
         UserError: no such version, or the reason is too long to be kept.
@@ -156,6 +159,8 @@ def decline(name: str, workspace: Workspace, reason: str) -> str:
     _refuse_long(reason)
     with _registry(workspace) as client:
         number = str(_version(client, name).version)
+        if _aliases(client).get(CHAMPION) == number:
+            return f"version {number} is the champion already and was not declined (understudy rollback takes it back)"
         words = f"version {number} was declined: {reason}"
         _tell(client, number, _stamp(datetime.now(UTC)), words)
         return words
@@ -193,6 +198,7 @@ def promote(name: str, params: Params, workspace: Workspace, force: bool, reason
         try:
             verdict = _stored_or_new(client, params, workspace, wanted, aliases)
         except InfrastructureError as error:  # the files of one of them may be gone for good
+            _require_whole(wanted, workspace)
             if not force:
                 raise InfrastructureError(
                     f'{error}\n  → if they are gone for good: understudy promote {name} --force --reason "…"'
@@ -200,6 +206,10 @@ def promote(name: str, params: Params, workspace: Workspace, force: bool, reason
             summary = f"not judged: {error}"[:_LONGEST_REASON]
         else:
             summary = verdict.summary
+            if any(check.name == "loads" and not check.passed for check in verdict.checks):
+                raise UserError(
+                    f"version {number} can be nobody's champion: {summary}", remedy="register one that loads"
+                )
             if verdict.outcome not in ("passed", "first") and not force:
                 raise UserError(
                     f"the gate does not let version {number} replace the champion: {summary}",
@@ -207,6 +217,15 @@ def promote(name: str, params: Params, workspace: Workspace, force: bool, reason
                 )
         words = f"by {_who()}" + (f", forced: {reason}" if force else f": {reason}" if reason else "")
         return _carry_out(client, _promotion(_as_judged(client, aliases), number, words, summary))
+
+
+def _require_whole(version: "ModelVersion", workspace: Workspace) -> None:
+    """Raise an error where a version that is to go live cannot be fetched or loaded: no server could serve it."""
+    if refused := open_version(version, workspace).contender.refused:
+        raise UserError(
+            f"version {version.version} cannot be loaded: {refused}",
+            remedy="name another: understudy promote VERSION",
+        )
 
 
 def _as_judged(client: "MlflowClient", aliases: Mapping[str, str]) -> dict[str, str]:
@@ -232,8 +251,8 @@ def rollback(workspace: Workspace, reason: str) -> str:
         What was done. An interrupted rollback is carried to its end and not undone.
 
     Raises:
-        UserError: there is no previous version, or the reason is too long to be kept.
-        InfrastructureError: the registry cannot be reached or fails.
+        UserError: there is no previous version, it cannot be loaded, or the reason is too long to be kept.
+        InfrastructureError: the registry cannot be reached or fails, or the previous version's files are gone.
     """
     _refuse_long(reason)
     with _registry(workspace) as client:
@@ -247,6 +266,12 @@ def rollback(workspace: Workspace, reason: str) -> str:
                 remedy="name the version: understudy promote VERSION",
             )
         now, then = aliases[CHAMPION], aliases[PREVIOUS]
+        if now == then:
+            raise UserError(
+                f"the previous champion is version {now}, the champion itself",
+                remedy="name the version to go back to: understudy promote VERSION",
+            )
+        _require_whole(client.get_model_version(MODEL, then), workspace)
         words = f"version {now} rolled back to version {then} by {_who()}" + (f": {reason}" if reason else "")
         moved = {PREVIOUS: now, CHAMPION: then}
         return _carry_out(client, _Move("rollback", now, moved, _stamp(datetime.now(UTC)), words))
@@ -298,11 +323,18 @@ def _stored_or_new(
 ) -> Verdict:
     """What the gate says of a version: what it said before, if nothing that it looked at has changed since.
 
-    Judged anew, it would be measured anew, and a latency near its threshold might turn the verdict round.
+    Judged anew, it would be measured anew, and a latency near its threshold might turn the verdict round. Of the
+    champion it is what it went live by: nothing is left to hold it against.
     """
     champion = _champion(client, aliases, str(version.version))
-    if version.tags.get(_KEY) == _key(params, version, champion):
-        return Verdict.of_json(json.loads(version.tags[_VERDICT]))
+    if told := version.tags.get(_VERDICT):
+        verdict = Verdict.of_json(json.loads(told))
+        is_champion = aliases.get(CHAMPION) == str(version.version)
+        against = str(champion.version) if champion else None
+        if is_champion or (
+            version.tags.get(_KEY) == _key(params, version, champion) and verdict.against == against
+        ):
+            return verdict
     return _judge(client, params, workspace, version, champion)
 
 
@@ -332,7 +364,8 @@ def _judge(
         _VERDICT: json.dumps(verdict.as_json(), ensure_ascii=False),
     }
     for left in version.tags.keys() - tags.keys():
-        if left.startswith("gate."):  # of a check that an earlier champion called for
+        # Checks that an earlier champion called for; and what vouches for the verdict before, until this one is whole.
+        if left.startswith("gate.") or left == _KEY:
             client.delete_model_version_tag(MODEL, version.version, left)
     for name, value in tags.items():
         client.set_model_version_tag(MODEL, version.version, name, value)
@@ -439,6 +472,8 @@ def _on_the_same(
         reason = "it knows other heads or classes, so a person decides: understudy promote --force"
     elif spec.modality not in params.modalities or spec.modality_params != params.modalities[spec.modality]:
         reason = f"it looks at {spec.modality} that was extracted with other params"
+    elif {clip.clip_id for clip in read_clips(workspace.index, "test")} != challenger.scorecard.clip_ids:
+        reason = f"this clone has others than version {challenger.version} was scored on: take its commit, dvc pull"
     elif not (clips := unseen_test_clips(workspace, opened.seen_groups)):
         reason = "all of them are of groups that it learned from"
     if reason:
@@ -488,20 +523,41 @@ def _promotion(aliases: Mapping[str, str], version: str, by: str, summary: str) 
 
 
 def _carry_out(client: "MlflowClient", move: _Move) -> str:
-    """Write the move down, then do it; the words of it."""
-    client.set_registered_model_tag(MODEL, _MOVE, json.dumps(asdict(move), ensure_ascii=False))
+    """Write the move down, then do it; the words of it.
+
+    Raises:
+        UserError: another move has begun since this command looked.
+    """
+    if begun := _begun(client):
+        raise UserError(f"another move is under way: {begun.words}", remedy="look at it, then run this again")
+    client.set_registered_model_tag(MODEL, _MOVE, _written(move))
     return _do(client, move).words
 
 
 def _finish(client: "MlflowClient") -> _Move | None:
     """Carry a move that was interrupted to its end; None where there was none."""
-    begun = client.get_registered_model(MODEL).tags.get(_MOVE)
-    return _do(client, _Move(**json.loads(begun))) if begun else None
+    begun = _begun(client)
+    return _do(client, begun) if begun else None
+
+
+def _begun(client: "MlflowClient") -> _Move | None:
+    written = client.get_registered_model(MODEL).tags.get(_MOVE)
+    return _Move(**json.loads(written)) if written else None
+
+
+def _written(move: _Move) -> str:
+    return json.dumps(asdict(move), ensure_ascii=False)
 
 
 def _do(client: "MlflowClient", move: _Move) -> _Move:
-    """Every step may have been taken before: taken again it changes nothing."""
+    """Every step may have been taken before: taken again it changes nothing.
+
+    Whoever looks meanwhile carries a move to its end as well. Then nothing is left to do here, and what they did next
+    is not undone.
+    """
     for alias, version in move.aliases.items():
+        if client.get_registered_model(MODEL).tags.get(_MOVE) != _written(move):
+            return move
         if version is not None:
             client.set_registered_model_alias(MODEL, alias, version)
         elif _aliases(client).get(alias) == move.version:

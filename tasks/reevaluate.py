@@ -15,7 +15,7 @@ from tasks.networks import Committee
 from tasks.params import Evaluate, Params
 from tasks.predict import download
 from tasks.report import ACTION
-from tasks.report.ece_interval import ece_per_seed, resampled_ece
+from tasks.report.ece_interval import ece_per_seed, signed_gaps
 from tasks.rescoring import rescored
 from tasks.scorecard import Said, Scorecard
 from tasks.seen import seen_groups, unseen_test_clips
@@ -115,20 +115,41 @@ def reevaluate(params: Params, workspace: Workspace) -> Reevaluation:
 
 
 def _figure(name: str, then: Said, now: Said, evaluate: Evaluate) -> Figure:
-    """One figure, and where it would lie by chance: both sets of clips are resampled, each by itself."""
-    (was, was_drawn), (is_, is_drawn) = (
-        _drawn(name, said, evaluate, seed) for seed, said in enumerate((then, now))
-    )
-    low, high = np.quantile((is_drawn - is_) - (was_drawn - was), [0.025, 0.975])
+    """One figure, and where it would lie by chance."""
+    if name == "top1":
+        was, is_ = float(then.top1.mean()), float(now.top1.mean())
+        apart = _top1_by_chance(then, now, evaluate)
+    else:
+        was, is_ = (
+            float(ece_per_seed(said.confidence[None], said.top1[None], evaluate.bins)[0])
+            for said in (then, now)
+        )
+        apart = _ece_by_chance(then, now, evaluate)
+    low, high = np.quantile(apart, [0.025, 0.975])
     return Figure(name, was, (was + float(low), was + float(high)), is_)
 
 
-def _drawn(name: str, said: Said, evaluate: Evaluate, seed: int) -> tuple[float, np.ndarray]:
-    """A figure as it is, and (resamples,) of it."""
-    if name == "top1":
+def _top1_by_chance(then: Said, now: Said, evaluate: Evaluate) -> np.ndarray:
+    """(resamples,) of top-1 now minus then, around 0: both sets of clips are resampled, each by itself."""
+    drawn = []
+    for seed, said in enumerate((then, now)):
         count = len(said.top1)
         draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), evaluate.bootstrap)
-        return float(said.top1.mean()), draws @ said.top1 / count
-    confidence, right = said.confidence[None], said.top1[None]
-    measured = float(ece_per_seed(confidence, right, evaluate.bins)[0])
-    return measured, resampled_ece(confidence, right, evaluate.bins, evaluate.bootstrap, seed)
+        drawn.append(draws @ said.top1 / count - said.top1.mean())
+    return drawn[1] - drawn[0]
+
+
+def _ece_by_chance(then: Said, now: Said, evaluate: Evaluate) -> np.ndarray:
+    """(resamples,) of the ECE now minus then, if it did not matter which clips are of which time.
+
+    An ECE is larger of fewer clips, whatever the network: so all clips are dealt anew into two sets of these sizes.
+    """
+    gaps = np.concatenate(
+        [signed_gaps(said.confidence[None], said.top1[None], evaluate.bins)[0] for said in (then, now)]
+    )
+    clips, before, total = len(gaps), len(then.top1), gaps.sum(axis=0)
+    draw, apart = np.random.default_rng(0), np.empty(evaluate.bootstrap)
+    for place in range(evaluate.bootstrap):
+        dealt = gaps[draw.permutation(clips)[:before]].sum(axis=0)
+        apart[place] = np.abs(total - dealt).sum() / (clips - before) - np.abs(dealt).sum() / before
+    return apart

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.atomic import digest, file_digest, new_folder, write_json, write_text
-from tasks.clips import SPLITS, read_clips
+from tasks.clips import SPLITS, read_clips, read_videos
 from tasks.compare import markdown
 from tasks.errors import InfrastructureError, UserError
 from tasks.example_video import data_url
@@ -341,12 +341,15 @@ def _log_model(workspace: Workspace) -> Any:
 def _point_alias(client: "MlflowClient", registered: "ModelVersion") -> None:
     """Champion for the first version, challenger for the newest one; older ones keep what they have.
 
+    Where there are others and no champion, somebody took it away: the next one is for a person to choose.
+
     Done also for a version that was there before, because the run that created it may have been killed; not for
     one with a history: it was champion, or declined, and somebody had a reason.
     """
     model = client.get_registered_model(MODEL)
-    newest = max(int(found.version) for found in client.search_model_versions(f"name = '{MODEL}'"))
-    if "champion" not in model.aliases:
+    versions = [int(found.version) for found in client.search_model_versions(f"name = '{MODEL}'")]
+    newest = max(versions)
+    if "champion" not in model.aliases and len(versions) == 1:
         client.set_registered_model_alias(MODEL, "champion", registered.version)
     elif (
         int(registered.version) == newest
@@ -395,7 +398,8 @@ def _scorecard(workspace: Workspace, student: str, seed: int) -> Scorecard | Non
         predictions = pd.read_parquet(file)
     except FileNotFoundError:
         raise UserError("not found", file=file, remedy="run `dvc repro evaluate`") from None
-    return Scorecard.of(predictions, student, seed, read_clips(workspace.index, "test"))
+    clips, videos = read_clips(workspace.index, "test"), read_videos(workspace.index)
+    return Scorecard.of(predictions, student, seed, clips, videos)
 
 
 def _data_digest(workspace: Workspace) -> str:

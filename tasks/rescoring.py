@@ -1,6 +1,6 @@
 """What a registered network says of test clips of today."""
 
-from tasks.clips import Clip, read_clips
+from tasks.clips import Clip, read_clips, read_videos
 from tasks.evaluate import test_split
 from tasks.inference import device, view_logits
 from tasks.layout import Workspace
@@ -27,6 +27,6 @@ def rescored(committee: Committee, params: Params, workspace: Workspace, clips: 
     said = predict(committee, logits, present, trained.class_shares())
     row = Model("champion", "student", "", [modality], 0, 0.0, views[0] * views[1], {0: said})
     table = prediction_table([row], test_split(trained, workspace))
-    scorecard = Scorecard.of(table, row.name, 0, clips)
+    scorecard = Scorecard.of(table, row.name, 0, clips, read_videos(workspace.index))
     assert scorecard is not None
     return scorecard

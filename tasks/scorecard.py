@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 
 from tasks.atomic import digest, new_file
-from tasks.clips import Clip
+from tasks.clips import Clip, Video
 from tasks.report import ACTION
 
 FILE = "test_predictions.parquet"
 """Its name in a release folder."""
 _COLUMNS = ["clip_id", "head", "true", "predicted", "confidence", "prob_true"]
+_FOOTAGE = ["start_s", "stop_s", "video_sha256"]
 _SLICE = "slice:"
 _LEAST = np.finfo(np.float64).tiny  # a probability that underflowed to 0 has a finite NLL, 708 nats
 
@@ -46,28 +47,41 @@ class Scorecard:
 
     Attributes:
         table: a row for each clip and head, in the order of both: clip_id, head, true, predicted, confidence,
-            prob_true (both calibrated), and a column `slice:<name>` for each slice.
+            prob_true (both calibrated); start_s, stop_s and video_sha256, what the clip shows (missing from those that
+            were packaged before 2026-12); and a column `slice:<name>` for each slice.
     """
 
     table: pd.DataFrame
 
     @classmethod
-    def of(cls, predictions: pd.DataFrame, name: str, seed: int, clips: Sequence[Clip]) -> "Scorecard | None":
+    def of(
+        cls,
+        predictions: pd.DataFrame,
+        name: str,
+        seed: int,
+        clips: Sequence[Clip],
+        videos: Mapping[str, Video],
+    ) -> "Scorecard | None":
         """That of one network of a report; None where the report lacks it.
 
         Args:
             predictions: as reports/predictions.parquet.
             name: of the model.
             seed: that it was trained with.
-            clips: of the test split, for their slices.
+            clips: of the test split, for their slices and what they show.
+            videos: of the index.
         """
         own = predictions[(predictions["name"] == name) & (predictions["seed"] == seed)]
         if own.empty:
             return None
-        by_id = {clip.clip_id: clip.slices for clip in clips}
+        by_id = {clip.clip_id: clip for clip in clips}
         table = own[_COLUMNS].sort_values(["head", "clip_id"], ignore_index=True)
-        for column in sorted({column for slices in by_id.values() for column in slices}):
-            table[_SLICE + column] = [by_id[clip_id].get(column, "") for clip_id in table["clip_id"]]
+        shown = [by_id[clip_id] for clip_id in table["clip_id"]]
+        table["start_s"] = [float(clip.start_s) for clip in shown]
+        table["stop_s"] = [float(clip.stop_s) for clip in shown]
+        table["video_sha256"] = [videos[clip.video].sha256 for clip in shown]
+        for column in sorted({column for clip in clips for column in clip.slices}):
+            table[_SLICE + column] = [clip.slices.get(column, "") for clip in shown]
         return cls(table)
 
     @classmethod
@@ -86,8 +100,14 @@ class Scorecard:
 
     @property
     def digest(self) -> str:
-        """Names the test clips and their labels: two scorecards compare where it is the same."""
-        return digest(self.table[["head", "clip_id", "true"]].to_numpy().tolist())
+        """Names the test clips, what they show and their labels: two scorecards compare where it is the same."""
+        footage = [column for column in _FOOTAGE if column in self.table]
+        return digest(self.table[["head", "clip_id", "true", *footage]].to_numpy().tolist())
+
+    @property
+    def clip_ids(self) -> set[str]:
+        """The test clips."""
+        return set(self.table["clip_id"])
 
     @property
     def heads(self) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from models.backbones import Backbone
 from models.backbones.frames import Frames
 from tasks.atomic import write_json
-from tasks.clips import Clip, write_clips
+from tasks.clips import Clip, Video, write_clips, write_videos
 from tasks.layout import Workspace
 from tasks.modalities.rgb import Rgb
 from tasks.networks import Committee, Spec
@@ -224,6 +224,11 @@ def drawn_workspace() -> Any:
         workspace = Workspace(root)
         clips = _clips()
         write_clips(workspace.index / "clips.csv", clips, HEADS, [])
+        videos = [
+            Video(clip.video, f"sha of {clip.video}", 1, "h264", 64, 64, 0, 10.0, 2.0, "decord", 0, False, "")
+            for clip in clips
+        ]
+        write_videos(workspace.index / "videos.csv", videos)
         (workspace.index / "quarantine.csv").write_text("clip_id,reason\n")
         seen = [clip for clip in clips if clip.clip_id not in BOXLESS]
         for modality, rows in {

@@ -1,10 +1,12 @@
 """Two scorecards on the same clips, with figures worked by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.clips import Clip
+from tasks.clips import Clip, Video
 from tasks.pairing import by_class, by_slice, paired, unpaired
 from tasks.params import Evaluate
 from tasks.scorecard import Scorecard
@@ -97,9 +99,18 @@ def test_a_scorecard_takes_one_network_of_a_report_and_the_clips_slices(tmp_path
         Clip("c0", "v", 0, 1, "g", "test", {"verb": "a"}, {"light": "day"}),
         Clip("c1", "v", 0, 1, "g", "test", {"verb": "a"}, {}),
     ]
-    found = Scorecard.of(pd.DataFrame(rows), "student", 1, clips)
+    videos = {"v": Video("v", "0123", 1, "h264", 64, 48, 0, 10.0, 1.0, "decord", 0, False, "")}
+    found = Scorecard.of(pd.DataFrame(rows), "student", 1, clips, videos)
     assert found.table[["clip_id", "slice:light"]].to_numpy().tolist() == [["c0", "day"], ["c1", ""]]
-    assert Scorecard.of(pd.DataFrame(rows), "student", 2, clips) is None
+    assert Scorecard.of(pd.DataFrame(rows), "student", 2, clips, videos) is None
+    moved = [replace(clips[0], stop_s=0.5), clips[1]]
+    mended = {"v": replace(videos["v"], sha256="4567")}
+    others = [
+        Scorecard.of(pd.DataFrame(rows), "student", 1, moved, videos),
+        Scorecard.of(pd.DataFrame(rows), "student", 1, clips, mended),
+        Scorecard(found.table.drop(columns=["start_s", "stop_s", "video_sha256"])),  # before these were kept
+    ]
+    assert len({each.digest for each in [found, *others]}) == 4
     found.write(tmp_path)
     pd.testing.assert_frame_equal(Scorecard.read(tmp_path).table, found.table)
     assert Scorecard.read(tmp_path / "elsewhere") is None

@@ -24,7 +24,6 @@ def registered(
     """A workspace whose baseline is trained, evaluated and, as the first version, champion."""
     root = tmp_path_factory.mktemp("reevaluate")
     workspace = drawn_workspace(root)
-    (workspace.index / "videos.csv").write_text("video\n")
     write_text(workspace.params, yaml.safe_dump(small_params | {"teachers": {}, "fused": {}}))
     params = parse(workspace.params.read_text(), workspace.params)
     distill.run(params, workspace, "baseline")
