@@ -149,3 +149,11 @@ def test_the_first_version_has_nobody_to_beat():
 def test_a_verdict_survives_the_registry():
     verdict = asked(BETTER)
     assert Verdict.of_json(json.loads(json.dumps(verdict.as_json()))) == verdict
+
+
+def test_an_export_that_gives_no_number_does_not_pass():
+    parity = {
+        "forms": {"pt2": {"max_abs_diff": 1e-6}, "onnx": {"max_abs_diff": float("nan")}},
+        "tolerance": 1e-4,
+    }
+    assert failed(asked(replace(BETTER, parity=parity))) == ["export_parity"]

@@ -381,6 +381,76 @@ def test_no_move_upon_a_verdict_against_another_champion(workspace, values, monk
     assert "version 2 became champion while" in capsys.readouterr().out
 
 
+def test_a_late_answer_leaves_the_champion_what_it_went_live_by(workspace, values):
+    """An approval form stays open for days, and Prefect begins the flow anew when somebody answers it."""
+    promotion.promote("challenger", parsed(values), workspace, force=False, reason="seen")
+    before = version(workspace, 3).tags
+    strict = values | {"gate": values["gate"] | {"max_nll_increase": 0.04}}
+    assert promotion.judged("3", parsed(strict), workspace).outcome == "passed"
+    assert "is the champion already and was not declined" in promotion.decline("3", workspace, "too late")
+    assert version(workspace, 3).tags == before
+
+
+def test_a_verdict_vouches_for_the_champion_it_was_against(workspace, values, monkeypatch):
+    client, told = tracking.client(workspace), version(workspace, 3).tags
+    other = json.loads(told["gate_json"]) | {"against": "2"}
+    client.set_model_version_tag("understudy-student", 3, "gate_json", json.dumps(other))
+    assert promotion.judged("3", parsed(values), workspace).against == "1"
+
+    def fails(*_):
+        raise OSError("the store is away")
+
+    monkeypatch.setattr(promotion, "_attach", fails)
+    strict = values | {"gate": values["gate"] | {"max_nll_increase": 0.04}}  # so that it is judged anew
+    with pytest.raises(OSError, match="away"):
+        promotion.judged("3", parsed(strict), workspace)
+    assert "gate_key" not in version(workspace, 3).tags
+
+
+def test_where_somebody_took_the_champion_away_a_person_chooses_the_next(workspace, values):
+    tracking.client(workspace).delete_registered_model_alias("understudy-student", "champion")
+    automatic = values | {"gate": values["gate"] | {"promote": "auto"}}
+    registered(workspace, automatic, BETTER, seed=4)
+    assert aliases(workspace) == {"challenger": 4}
+    promotion.promote("challenger", parsed(automatic), workspace, force=False, reason="")
+    assert aliases(workspace) == {"champion": 4}
+
+
+def test_nothing_goes_back_to_a_version_that_cannot_be_loaded(workspace, values):
+    promotion.promote("challenger", parsed(values), workspace, force=False, reason="")
+    source = version(workspace, 1).source.removeprefix("models:/")
+    logged = next((workspace.root / "work" / "mlartifacts").rglob(f"{source}/artifacts"))
+    (logged / "artifacts" / "release" / "extra.pkl").write_bytes(b"\x80\x04\x95")
+    with pytest.raises(UserError, match=r"version 1 cannot be loaded: .*extra\.pkl"):
+        promotion.rollback(workspace, "")
+    shutil.rmtree(logged)  # its store lost it
+    with pytest.raises(UserError, match=r"version 1 cannot be loaded: .* is not what was registered"):
+        promotion.rollback(workspace, "")
+    assert aliases(workspace) == {"champion": 3, "previous": 1}
+
+
+def test_a_move_that_another_carried_to_its_end_is_not_done_again(workspace, values):
+    """Nor what came after it undone."""
+    client = tracking.client(workspace)
+    move = promotion._promotion({"champion": "1"}, "3", "by somebody slow", "passed")
+    assert promotion._do(client, move) == move  # its tag is gone
+    assert aliases(workspace) == {"champion": 1, "challenger": 3}
+    client.set_registered_model_tag("understudy-student", "move_in_progress", promotion._written(move))
+    with pytest.raises(UserError, match="another move is under way: version 3 promoted"):
+        promotion._carry_out(client, promotion._promotion({"champion": "1"}, "2", "by another", "passed"))
+
+
+def test_a_clone_of_another_night_judges_nobody(workspace, values):
+    clips = workspace.index / "clips.csv"
+    before = clips.read_text()
+    clips.write_text(before.replace("test-0,test-0.mp4", "test-x,test-0.mp4"))
+    registered(workspace, values, BETTER, seed=4)
+    clips.write_text(before)
+    strict = values | {"gate": values["gate"] | {"max_nll_increase": 0.04}}  # so that it is judged anew
+    with pytest.raises(UserError, match="this clone has others than version 4 was scored on"):
+        promotion.promote("challenger", parsed(strict), workspace, force=False, reason="")
+
+
 def test_without_the_clips_nothing_is_judged(workspace, values):
     clips = workspace.index / "clips.csv"
     clips.write_text(clips.read_text().replace("test-0,test-0.mp4", "test-x,test-0.mp4"))

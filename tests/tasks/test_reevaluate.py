@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -12,8 +13,9 @@ from tasks.atomic import write_text
 from tasks.clips import read_clips, write_clips
 from tasks.errors import UserError
 from tasks.layout import Workspace
-from tasks.params import Params, parse
-from tasks.reevaluate import reevaluate
+from tasks.params import Evaluate, Params, parse
+from tasks.reevaluate import _figure, reevaluate
+from tasks.scorecard import Said
 from tasks.seen import group_hash
 
 
@@ -104,3 +106,26 @@ def test_a_clone_in_which_nothing_ran_is_told_what_to_do(registered: tuple[Param
             reevaluate(params, workspace)
     finally:
         aside.rename(index)
+
+
+@pytest.mark.parametrize(("before", "after"), [(300, 300), (300, 60), (60, 300)])
+def test_fewer_clips_are_no_drift_of_the_ece(before: int, after: int):
+    """A measured ECE is larger of fewer clips. The network here is calibrated both times."""
+    draw = np.random.default_rng(0)
+    evaluate = Evaluate(clips=[1], crops=[1], bins=15, bootstrap=200)
+
+    def said(count: int) -> Said:
+        sure = draw.uniform(0.3, 1.0, count)
+        right = (draw.random(count) < sure).astype(float)
+        return Said(np.array(["a"] * count), right, sure, -np.log(sure), {})
+
+    drifted = [_figure("ece_scaled", said(before), said(after), evaluate).drifted for _ in range(100)]
+    assert np.mean(drifted) < 0.12
+
+
+def test_a_network_that_grew_too_sure_is_drift_of_the_ece():
+    draw, evaluate = np.random.default_rng(0), Evaluate(clips=[1], crops=[1], bins=15, bootstrap=200)
+    sure = draw.uniform(0.3, 1.0, 300)
+    right = (draw.random(300) < sure).astype(float)
+    then = Said(np.array(["a"] * 300), right, sure, -np.log(sure), {})
+    assert _figure("ece_scaled", then, then._replace(confidence=sure**0.3), evaluate).drifted
