@@ -104,8 +104,7 @@ def fit(network: Network, course: Course) -> tuple[Network, list[Epoch]]:
     groups = timm.optim.param_groups_weight_decay(
         trained, training.weight_decay, no_weight_decay_list=_without_decay(trained)
     )
-    # In one pass over all weights: of a small network on a CPU the step itself was a tenth of the training.
-    optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=training.learning_rate)
     # Warming up, it follows the first steps: of a short training the weights that it began with would be half of it.
     average = ModelEmaV3(network, decay=training.ema, use_warmup=True) if training.ema else None
     history = _resume(course.checkpoint, trained, optimizer, average)
