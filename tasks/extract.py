@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -104,7 +104,7 @@ def extract(
     jobs: dict[int, tuple[str, list[tuple[RawVideo, list[Span]]]]] = {}
     for number, videos in sorted(members.items()):
         work = [(raws[video], spans[video]) for video in videos]
-        sources = [[asdict(modality.reads(raw.video)), span] for raw, span in work]
+        sources = [[modality.reads(raw.video), span] for raw, span in work]
         jobs[number] = digest(code, decoders, modality.model_dump(), sources), work
 
     shards: list[dict[str, Any]] = []
@@ -166,15 +166,15 @@ def _make_shard(
     problems: dict[str, str] = {}
     report = finished / f"{key}.json"
     reading = finished / f"{key}.reading"
-    """Which video is being read: what is left of it was written by a process that ended there."""
+    """Names the video that is being read; one that was left is of a process that crashed or was killed there."""
     suspect = reading.read_text(encoding="utf-8") if reading.exists() else ""
 
     def rows() -> Iterator[tuple[str, Row]]:
         for raw, spans in work:
             if raw.video.video == suspect:
                 print(
-                    f"{modality.kind}: the last attempt ended in {suspect}, now read by PyAV; if this one ends in it "
-                    "too, take that video out of data/raw"
+                    f"{modality.kind}: the last attempt ended in {suspect}, now read by PyAV; if nobody killed it and "
+                    "this one ends there too, take that video out of data/raw"
                 )
                 raw = replace(raw, video=replace(raw.video, reader="pyav"))
             write_text(reading, raw.video.video)

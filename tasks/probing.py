@@ -72,6 +72,9 @@ def _probe_once(path: Path, sha256: str, moments_s: list[float], prober: Prober,
 def _surely_probed(path: Path, moments_s: list[float], prober: Prober) -> Probe:
     """The probe of a video, of which what is wrong is the file's fault: to a decoder, a file system that does not
     answer looks like a broken file. The file is read without one and probed again.
+
+    Raises:
+        VideoError, InfrastructureError: as `Prober.probe`; the latter also where the file's bytes cannot be read.
     """
 
     def ask() -> Probe:

@@ -47,8 +47,8 @@ class Scorecard:
 
     Attributes:
         table: a row for each clip and head, in the order of both: clip_id, head, true, predicted, confidence,
-            prob_true (both calibrated); start_s, stop_s and video_sha256, what the clip shows (missing from those that
-            were packaged before 2026-12); and a column `slice:<name>` for each slice.
+            prob_true (both calibrated); start_s, stop_s and video_sha256, what the clip shows (releases up to
+            2026-11-30 lack them); and a column `slice:<name>` for each slice.
     """
 
     table: pd.DataFrame

@@ -77,9 +77,8 @@ class SomethingElse(Dataset):
             for video, frames in boxes.items():
                 path = self.video_path(raw, safe_name(video, "video", file, 1))
                 if path.exists():
-                    _refuse_others(
-                        video, frames, file
-                    )  # before the probes, which take hours of a large data set
+                    # before the probes, which take hours of a large data set
+                    _refuse_others(video, frames, file)
                     there[video] = path
             # The moment that `ingest` asks for of a whole video: it finds the probe there.
             probes = probe_all([(path, [0.0]) for path in there.values()], kept)

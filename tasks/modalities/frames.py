@@ -35,7 +35,7 @@ def pictures(raw: RawVideo, reader: Reader, indices: Sequence[int]) -> Iterator[
         VideoError: one of them cannot be decoded; of a damaged video none.
     """
     if raw.damaged:
-        return reader.sound_frames(indices)
+        return reader.whole_frames(indices)
     return zip(indices, reader.frames(indices), strict=True)
 
 

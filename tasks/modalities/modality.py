@@ -2,8 +2,9 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -38,9 +39,13 @@ class Modality(Section):
 
     shards: PositiveInt = Field(description="Files that the rows are spread over.")
 
-    def reads(self, video: Video) -> Video:
-        """`video` with that alone which the rows are made of: where anything else changes, they stay."""
-        return replace(video, detections=False, detections_sha256="")
+    def reads(self, video: Video) -> dict[str, Any]:
+        """What the rows of `video` are made of, by the fields of `Video`: where anything else changes, they stay."""
+        return {
+            name: value
+            for name, value in asdict(video).items()
+            if name not in ("detections", "detections_sha256")
+        }
 
     @property
     @abstractmethod

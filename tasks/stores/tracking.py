@@ -245,7 +245,8 @@ def pipeline_run(mlflow_client: "MlflowClient", workspace: Workspace, experiment
         run_name = f"pipeline {name.split()[0]}"
         created = mlflow_client.create_run(experiment_id, run_name=run_name, tags=tags).info.run_id
         # The lock is this machine's: another worker may have begun at the same moment.
-        if (there := first()) != created:
+        there = first() or created
+        if there != created:
             mlflow_client.delete_run(created)
         return there
 

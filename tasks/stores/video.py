@@ -63,8 +63,8 @@ class Reader(ABC):
                 picture, last = self._frame(index), index
             yield picture
 
-    def sound_frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """Those of `frames` that can be decoded, each with its number.
+    def whole_frames(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Those of `frames` that can be decoded, each with its number; the numbers rise.
 
         What follows a damaged frame is left out up to the next that stands alone: it is told by what changed since.
 
