@@ -63,10 +63,18 @@ class SomethingElse(Dataset):
         return next((place for place in places if place.exists()), places[0])
 
     def has_detections(self, raw: Path, videos: Iterable[str]) -> bool:
-        """Whether there are boxes of a video that is there, as published or already as detections."""
+        """Whether there are boxes of a video that is there, as published or already as detections.
+
+        Raises:
+            UserError: boxes are not as published; said here, before everything is copied to be taken in.
+        """
         there = {video for video in videos if self.video_path(raw, video).is_file()}
-        published = (there & boxes.keys() for _, boxes in _boxes(raw))
-        return super().has_detections(raw, there) or any(published)
+        published = False
+        for file, boxes in _boxes(raw):
+            for video in sorted(there & boxes.keys()):
+                _refuse_others(video, boxes[video], file)
+                published = True
+        return super().has_detections(raw, there) or published
 
     def take_in(self, raw: Path, kept: Path) -> None:
         """Write detections/<id>.jsonl from the published boxes of every video that is there."""

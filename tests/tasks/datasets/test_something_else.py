@@ -62,7 +62,7 @@ def test_boxes_become_detections_on_the_video_s_clock(raw: Path, films):
     assert not reader.detections_path(raw, "99").exists()
 
 
-def test_boxes_of_another_form_are_named_before_anything_is_probed(raw: Path, films):
+def test_boxes_of_another_form_are_named_before_anything_is_copied_or_probed(raw: Path, films):
     for video in ("7", "8"):
         films.write(raw / "videos" / f"{video}.mp4", films.grey(10))
     (raw / "annotations_sample.json").write_text(
@@ -72,6 +72,8 @@ def test_boxes_of_another_form_are_named_before_anything_is_probed(raw: Path, fi
         UserError, match=r"annotations_sample\.json: the boxes of video 8 are not as published"
     ):
         dataset("something_else").take_in(raw, raw / "probes")
+    with pytest.raises(UserError, match="the boxes of video 8 are not as published"):
+        dataset("something_else").has_detections(raw, ["7", "8"])
     assert not (raw / "probes").exists()
 
 
