@@ -266,8 +266,14 @@ def _lesson(
         list(learner.params.search.weights_temperature),
         held_out=all(learner.params.folds(name) > 1 for name in bank),
         strangers=np.array([clip.group not in taught for clip in train]),
-        val_groups=np.unique([clip.group for clip in validation], return_inverse=True)[1],
+        train_groups=_groups(train),
+        val_groups=_groups(validation),
     )
+
+
+def _groups(clips: list[Clip]) -> np.ndarray:
+    """A number for every clip, the same for those of one group, int64 (clips,)."""
+    return np.unique([clip.group for clip in clips], return_inverse=True)[1]
 
 
 def _of(lesson: Mixed | None, train: list[Clip], shown: list[Clip]) -> Lessons | None:

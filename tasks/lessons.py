@@ -4,6 +4,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -53,14 +54,20 @@ def mixed(
     candidates: list[float],
     held_out: bool,
     strangers: np.ndarray,
+    train_groups: np.ndarray,
     val_groups: np.ndarray,
 ) -> Mixed:
     """Mix the teachings of several teachers into one lesson for every training view.
 
-    Weights come from the cross-entropies of each teacher's mean over a clip's views, for each head of its own; learned
-    ones from what the teachers say of the validation clips. The mean of calibrated predictions is not calibrated, it is
-    too cautious (Rahaman & Thiery, NeurIPS 2021, arXiv 2007.08792): so the mix gets a temperature of its own, fitted
-    where the teachers did not learn. Per-sample weights have seen the label; what they mix is left as it is.
+    Weights come from each teacher's mean over a clip's views, for each head of its own, and from clips that it did not
+    learn from: the training clips, if what it says of them is out-of-fold, else the validation clips. The former are
+    more, of more groups, and what the student hears: teachers that know the few groups of validation well are given
+    weights under which the lesson itself is worse (docs/results.md, av_digits). To learn weights there is stacking
+    (Breiman, Machine Learning 24, 1996; van der Laan et al., Super Learner, 2007).
+
+    The mean of calibrated predictions is not calibrated, it is too cautious (Rahaman & Thiery, NeurIPS 2021, arXiv
+    2007.08792): so the mix gets a temperature of its own, fitted on the same clips. Per-sample weights have seen the
+    label; what they mix is left as it is.
 
     Of clips that nobody labelled, of groups without any label, all networks of a teacher speak, as of validation clips:
     their mix is calibrated on those. In a group that has labels a single network speaks, as of labelled clips. Where
@@ -72,9 +79,10 @@ def mixed(
         val_labels: head → int64 (clips,).
         candidates: for γ = auto; of them the one whose mix is most likely on the validation clips (data-set
             weights; the caller settles it for per-sample weights).
-        held_out: the teachings on training clips are out-of-fold, so the mix can be calibrated on them; else it
-            is on validation.
+        held_out: the teachings on training clips are out-of-fold, so the mix can be weighed and calibrated on them;
+            else it is on validation.
         strangers: bool (clips,), of groups without any label.
+        train_groups: int64 (clips,), the groups of the training clips.
         val_groups: int64 (clips,), the groups of the validation clips.
     """
     names = list(bank)
@@ -84,24 +92,26 @@ def mixed(
         told = torch.from_numpy(labels != NO_LABEL)
         truth, seen = torch.from_numpy(labels), present.any(1) & told
         said = torch.from_numpy(np.stack([bank[name].train[head] for name in names], 2))
-        loss = cross_entropies(_view_mean(said[told].log_softmax(-1)), truth[told])
-        val = _Validation.of(bank, head, val_labels[head], val_groups)
+        val = _Judged.of(bank, "val", head, val_labels[head], val_groups)
+        judged = _Judged.of(bank, "train", head, labels, train_groups) if held_out else val
         gamma = ensemble.weights_temperature
         if ensemble.weights in ("uniform", "learned"):
             gamma = 1.0  # they have none
-        weighing, there = (loss, present[told]) if held_out else (val.losses, val.present)
         if gamma == "auto":
             gamma = choose_temperature(
-                val.logits, val.labels, val.present, candidates, ensemble.space, weighing, there
+                val.logits, val.labels, val.present, candidates, ensemble.space, judged.losses, judged.present
             )
         if ensemble.weights == "learned":
-            of_all = learn_weights(val.logits, val.labels, val.present, ensemble.space, val.groups)
+            of_all = learn_weights(
+                judged.logits, judged.labels, judged.present, ensemble.space, judged.groups
+            )
         elif ensemble.weights == "uniform":
             of_all = torch.ones(len(names))
         else:
-            of_all = data_set_weights(weighing, gamma, there)
+            of_all = data_set_weights(judged.losses, gamma, judged.present)
         share = normalise(of_all, present)
         if ensemble.weights == "per_sample":
+            loss = cross_entropies(_view_mean(said[told].log_softmax(-1)), truth[told])
             share[told] = weights("per_sample", loss, gamma, present[told])
         of_strangers = _temperature(
             _mix_of_views(val.said, normalise(of_all, val.present), ensemble), val.labels
@@ -178,8 +188,8 @@ def apart(bank: dict[str, Teachings]) -> Mixed:
 
 
 @dataclass(frozen=True)
-class _Validation:
-    """What the teachers say of the validation clips, for one head.
+class _Judged:
+    """What the teachers say of clips whose labels are known, for one head.
 
     Attributes:
         said: (clips, views, teachers, classes), logits.
@@ -194,12 +204,18 @@ class _Validation:
 
     @classmethod
     def of(
-        cls, bank: dict[str, Teachings], head: str, labels: np.ndarray, groups: np.ndarray
-    ) -> "_Validation":
-        said = torch.from_numpy(np.stack([teachings.val[head] for teachings in bank.values()], 2))
-        present = torch.from_numpy(np.stack([teachings.val_present for teachings in bank.values()], 1))
-        seen = present.any(1)
-        return cls(said[seen], present[seen], *(torch.from_numpy(each)[seen] for each in (labels, groups)))
+        cls,
+        bank: dict[str, Teachings],
+        split: Literal["train", "val"],
+        head: str,
+        labels: np.ndarray,
+        groups: np.ndarray,
+    ) -> "_Judged":
+        """Of the clips of `split`, those that have a label and that any teacher saw."""
+        present = np.stack([getattr(teachings, f"{split}_present") for teachings in bank.values()], 1)
+        rows = present.any(1) & (labels != NO_LABEL)
+        said = np.stack([getattr(teachings, split)[head][rows] for teachings in bank.values()], 2)
+        return cls(*(torch.from_numpy(each) for each in (said, present[rows], labels[rows], groups[rows])))
 
     @cached_property
     def logits(self) -> Tensor:

@@ -187,8 +187,8 @@ class Ensemble(Section):
 
     teachers: list[Name] = Field(min_length=1, description="Who is heard.")
     weights: Literal["uniform", "per_sample", "data_set", "learned"] = Field(
-        description="Alike; by the loss on the clip itself; by the loss on all clips; such that the mix of the "
-        "validation clips is likeliest, which may leave a teacher out."
+        description="Alike; by the loss on the clip itself; by the loss on all clips; such that their mix is "
+        "likeliest on clips that they did not learn from, which may leave a teacher out."
     )
     weights_temperature: PositiveFloat | Literal["auto"] = Field(
         description="γ; large: uniform; small: the best. uniform and learned have none."

@@ -32,7 +32,9 @@ def mix(bank, weights="per_sample", gamma=1e9, space="probs", views="same", held
     ensemble = Ensemble(
         teachers=list(bank), weights=weights, weights_temperature=gamma, space=space, views=views
     )
-    return mixed(ensemble, bank, LABELS, VAL_LABELS, CANDIDATES, held_out, np.ones(4, bool), np.arange(3))
+    return mixed(
+        ensemble, bank, LABELS, VAL_LABELS, CANDIDATES, held_out, np.ones(4, bool), np.arange(4), np.arange(3)
+    )
 
 
 def test_a_mix_of_probabilities_worked_by_hand():
@@ -76,13 +78,25 @@ def test_auto_gamma_silences_a_liar():
 @pytest.mark.parametrize("held_out", [True, False])
 def test_learned_weights_leave_a_liar_out_where_it_has_company(held_out):
     """The second clip was seen by the liar alone, and somebody has to speak of it."""
-    good, liar = teacher(1.0, present=(True, False, True, True)), teacher(-3.0)
+    good, liar = teacher(1.0, present=(True, False, True, True)), teacher(-1.0)
     found = mix({"good": good, "liar": liar}, "learned", "auto", held_out=held_out)
     assert found.weights["action"] == pytest.approx({"good": 0.75, "liar": 0.25})
     said = np.exp(found.lessons.log_probs["action"][:, 0])
     assert said[0].argmax() == 0
     assert said[1].argmin() == 1
     assert found.weights_temperature == {"action": 1.0}
+
+
+@pytest.mark.parametrize(("held_out", "heard"), [(True, "all_round"), (False, "of_validation")])
+def test_learned_weights_come_from_clips_that_teachers_did_not_learn_from(held_out, heard):
+    """Of cross-fitted teachers the student hears what they say out-of-fold, so that is what they are weighed by."""
+    of_validation, all_round = teacher(-2.0), teacher(2.0)
+    for said in (of_validation, all_round):
+        said.val["action"][:] *= -1  # the other way round there
+    found = mix({"of_validation": of_validation, "all_round": all_round}, "learned", held_out=held_out)
+    assert found.weights["action"][heard] > 0.5
+    if held_out:
+        assert found.weights["action"] == pytest.approx({"all_round": 1.0, "of_validation": 0.0})
 
 
 def test_the_digest_names_the_content():
@@ -157,7 +171,7 @@ def test_clips_without_labels_are_mixed_by_the_data_set_and_calibrated_on_valida
     )
     labels = {"action": np.array([0, 1, 2, NO_LABEL])}
     strangers = np.array([False, False, False, True])
-    found = mixed(ensemble, bank, labels, VAL_LABELS, CANDIDATES, True, strangers, np.arange(3))
+    found = mixed(ensemble, bank, labels, VAL_LABELS, CANDIDATES, True, strangers, np.arange(4), np.arange(3))
     alone = mixed(
         Ensemble(teachers=["good"], weights="uniform", weights_temperature=1.0, space="probs", views="same"),
         {"good": bank["good"]},
@@ -166,6 +180,7 @@ def test_clips_without_labels_are_mixed_by_the_data_set_and_calibrated_on_valida
         CANDIDATES,
         True,
         strangers,
+        np.arange(4),
         np.arange(3),
     )
     assert found.temperature == {"action": 1.0}
@@ -193,7 +208,14 @@ def test_in_a_group_with_labels_one_network_speaks_of_the_others_too(weights):
     told = np.where(np.arange(200) < 100, truth, NO_LABEL)
     strangers = np.arange(200) >= 150
     found = mixed(
-        ensemble, bank, {"action": told}, {"action": truth}, CANDIDATES, True, strangers, np.arange(200)
+        ensemble,
+        bank,
+        {"action": told},
+        {"action": truth},
+        CANDIDATES,
+        True,
+        strangers,
+        *[np.arange(200)] * 2,
     )
     said = found.lessons.log_probs["action"][:, 0]
     divisor = [
@@ -219,7 +241,9 @@ def test_the_mean_over_views_is_what_is_calibrated():
         ensemble = Ensemble(
             teachers=["one"], weights="uniform", weights_temperature=1.0, space="probs", views=views
         )
-        return mixed(ensemble, bank, nobody, labels, CANDIDATES, False, np.ones(300, bool), np.arange(300))
+        return mixed(
+            ensemble, bank, nobody, labels, CANDIDATES, False, np.ones(300, bool), *[np.arange(300)] * 2
+        )
 
     mean, same = found("mean"), found("same")
     probs = torch.from_numpy(logits).softmax(-1)
