@@ -225,16 +225,21 @@ def apart(logits: torch.Tensor) -> torch.Tensor:
     return torch.arange(len(logits))
 
 
-def test_the_parts_keep_groups_whole_or_deal_every_class():
-    labels = torch.arange(60) // 6  # sorted by class, as annotations often are
-    groups = torch.arange(60) % 12
-    parts = _parts(labels, groups)
+@pytest.mark.parametrize(("people", "expected"), [(12, 5), (4, 4), (2, 2)])
+def test_the_parts_keep_groups_whole_however_few(people, expected):
+    groups = torch.arange(60) % people
+    parts = _parts(torch.arange(60) // 6, groups)
+    assert len(parts) == expected
     assert sorted(torch.cat(parts).tolist()) == list(range(60))
     for one, two in itertools.combinations(parts, 2):
         assert not set(groups[one].tolist()) & set(groups[two].tolist())
-    for part in _parts(labels, torch.zeros(60).long()):  # of one person
+
+
+def test_the_parts_of_one_person_deal_every_class():
+    labels = torch.arange(60) // 6  # sorted by class, as annotations often are
+    for part in _parts(labels, torch.zeros(60).long()):
         assert set(labels[part].tolist()) == set(range(10))
-    assert _parts(labels[:1], groups[:1]) == []
+    assert _parts(labels[:1], torch.zeros(1).long()) == []
 
 
 @spaces
