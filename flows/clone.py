@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -155,7 +156,7 @@ class Clone:
         rwlock only names processes that are running.
         """
         if not _reads(self.root / "dvc.lock", _lock_file):
-            (self.root / "dvc.lock").replace(self.work / "dvc.lock.broken")
+            shutil.move(self.root / "dvc.lock", self.work / "dvc.lock.broken")  # maybe to another disk
         if not _reads(self.root / ".dvc" / "tmp" / "rwlock", json.loads):
             write_text(self.root / ".dvc" / "tmp" / "rwlock", "{}")
 

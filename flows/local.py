@@ -21,6 +21,10 @@ from tasks.settings import dvc_scratch, settings
 
 KEPT_LINES = 30
 _EXIT = re.compile(r"failed to run: .*, exited with (-?\d+)")
+_STORE_FAILED = re.compile(
+    r"failed to (down|up)load|[Cc]ould not connect|[Cc]onnection (reset|refused|aborted|was closed)|timed? ?out"
+)
+"""What DVC says where its remote is away or breaks off: each kind of remote has its own words."""
 _RESTORED = re.compile(r"is cached - skipping run, checking out outputs")
 _SKIPPED = re.compile(r"didn't change, skipping|are up to date")
 _RUNS = re.compile(r"^Running stage '")
@@ -183,13 +187,16 @@ def _outcome(line: str, so_far: Outcome) -> Outcome:
 
 
 def _exit_code(last: deque[str], code: int) -> int:
-    """The stage's exit code, which DVC only tells in words; 1 where DVC itself failed, 75 where the disk is full."""
+    """The stage's exit code, which DVC only tells in words; 1 where DVC itself failed, 75 where the disk is full
+    or its remote failed."""
     code = code if code >= 128 and code != 255 else 1
+    ran = False
     for line in last:
         if match := _EXIT.search(line):
-            told = int(match.group(1))
+            ran, told = True, int(match.group(1))
             code = told if told >= 0 else 128 - told  # ended by a signal: as a shell tells it
-    return InfrastructureError.exit_code if code == 1 and any(map(disk.is_full, last)) else code
+    passing = any(disk.is_full(line) or (not ran and _STORE_FAILED.search(line)) for line in last)
+    return InfrastructureError.exit_code if code == 1 and passing else code
 
 
 def _last_words(last: deque[str]) -> str:

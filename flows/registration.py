@@ -48,7 +48,8 @@ def ensure_registered(clone: Clone) -> str:
 def publish_verdict(clone: Clone) -> None:
     """What the gate says of the release, as an artifact of this flow run; an event where it beats the champion.
 
-    Nothing where there is no release, or the gate was not asked about it.
+    Nothing where there is no release, or the gate was not asked about it. The event once a run as long as nobody has
+    promoted or declined the version: a night that changes nothing restores the release, and its verdict.
 
     Raises:
         InfrastructureError: the tracking server or its registry could not be used.
@@ -56,12 +57,12 @@ def publish_verdict(clone: Clone) -> None:
     from prefect.artifacts import create_markdown_artifact
 
     from flows.events import challenger_beats_champion
+    from tasks.promotion import awaits_decision
 
     workspace = Workspace(clone.root)
     if not (workspace.release / "release.json").is_file():
         return
-    if _verdict(workspace) is None:
-        ensure_registered(clone)  # DVC restored the release, so the stage did not ask
+    said = ensure_registered(clone)  # judges it where DVC restored the release, so that the stage did not
     verdict = _verdict(workspace)
     if verdict is None:
         return
@@ -70,7 +71,7 @@ def publish_verdict(clone: Clone) -> None:
         key="gate",
         description=f"The gate on version {verdict['version']}: {verdict['outcome']}",
     )
-    if verdict["outcome"] == "passed":
+    if awaits_decision(verdict["version"]) in said.splitlines():
         challenger_beats_champion(verdict["version"], verdict["summary"])
         if load(workspace.params).gate.promote == "ask":
             _ask(verdict["version"])

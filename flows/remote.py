@@ -90,11 +90,28 @@ def take_inputs(clone: Clone, stage: str) -> None:
     with _opened(clone) as repo:
         graph = repo.index.graph
         asked = next(each for each in graph if stage_name(each) == stage)
-        outs = [Path(out.fs_path) for each in graph for out in each.outs]
-        for dep in asked.deps:
-            _keep_only(Path(dep.fs_path), outs)
+        _tidy(graph, asked)
         if before := _read_by(graph, asked):
             _persistently("pull", lambda: repo.pull(targets=_targets(clone, before), force=True))
+
+
+def drop_leftovers(clone: Clone, due: Collection[str]) -> None:
+    """Empty the folders that the stages `due` read of what no stage makes any more: workers do not have it either."""
+    with _opened(clone) as repo:
+        graph = repo.index.graph
+        for stage in graph:
+            if stage_name(stage) in due:
+                _tidy(graph, stage)
+
+
+def take_outputs(clone: Clone, stage: str) -> None:
+    """Have the clone hold what dvc.lock says that `stage` made.
+
+    Raises:
+        InfrastructureError: the remote failed, again and again, or does not have it.
+    """
+    with _opened(clone) as repo:
+        _persistently("pull", lambda: repo.pull(targets=_targets(clone, [stage]), force=True))
 
 
 def readings(clone: Clone) -> dict[str, list[str]]:
@@ -147,6 +164,13 @@ def take_tracked(clone: Clone) -> None:
                 f"the DVC remote does not hold all that this commit names: {error}",
                 remedy="push it from where it was committed: dvc push",
             ) from None
+
+
+def _tidy(graph: Any, stage: Any) -> None:
+    """Leave nothing in what a stage reads but outputs of stages."""
+    outs = [Path(out.fs_path) for each in graph for out in each.outs]
+    for dep in stage.deps:
+        _keep_only(Path(dep.fs_path), outs)
 
 
 def _keep_only(folder: Path, outs: Sequence[Path]) -> None:

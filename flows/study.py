@@ -12,12 +12,16 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import yaml
+
+import tasks.datasets
+import tasks.survey
 from flows.clone import Clone
 from flows.plan import Plan, plan
-from tasks.atomic import digest, write_json, write_text
+from tasks.atomic import code_digest, digest, write_json, write_text
 from tasks.clips import read_clips
 from tasks.errors import UserError
 from tasks.import_data import take_in
@@ -86,6 +90,8 @@ def prepare(clone: Clone, source: Source, dry_run: bool) -> list[Part]:
     for name in source.study.data_sets:  # errors are found before data is copied for hours
         if _is_own(source, name):
             _composed(clone, source, name, None)
+        else:
+            spec.before_import(source, name, Workspace(clone.root).params)
     return [_part(clone, source, name, dry_run) for name in source.study.data_sets]
 
 
@@ -214,7 +220,8 @@ def _check_out(clone: Clone, workspace: Clone) -> None:
 def _imported(clone: Clone, workspace: Clone, source: Source, name: str, dry_run: bool) -> Summary | None:
     """What an import of the data set's source found; taken in anew where the source changed since.
 
-    An S3 prefix is taken in once. In a dry run nothing is taken in, and nothing known of a prefix not yet fetched.
+    An S3 prefix is taken in once, unless what is asked of it, or the code that does it, is another since. In a dry run
+    nothing is taken in, and nothing known of a prefix not yet fetched.
     """
     given = source.study.data_sets[name].source
     remote = given.startswith("s3://")
@@ -227,11 +234,13 @@ def _imported(clone: Clone, workspace: Clone, source: Source, name: str, dry_run
         )
     note = workspace.root / _IMPORTED
     known = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
-    shape = [field.name for field in fields(Summary)]  # what another version of the code found is not read
-    version = digest(where, shape, None if remote else _listing(Path(where)))
+    before = spec.before_import(source, name, Workspace(clone.root).params)
+    data = yaml.safe_load(before)["data"]
+    shares = [data[name] for name in ("validation_share", "test_share", "split_seed")]
+    code = code_digest(tasks.datasets, tasks.survey)  # what it found, and what it made of the source
+    version = digest(where, code, shares, None if remote else _listing(Path(where)))
     if known.get("version") == version and (workspace.root / "data.dvc").is_file():
         return Summary(**known["found"])
-    before = spec.before_import(source, name, Workspace(clone.root).params)
     write_text(Workspace(workspace.root).params, before)
     if dry_run:
         return None if remote else survey(Path(where), where, load(Workspace(workspace.root).params).data)

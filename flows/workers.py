@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import LogSort
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelling
 from prefect.utilities.urls import url_for
@@ -71,14 +72,16 @@ class WorkersExecutor:
     def __init__(self, clone: Clone, lock: int, todo: Plan):
         self._clone, self._todo = clone, todo
         self._local = LocalExecutor(clone, lock)
-        self._stopped = threading.Event()
+        self._stopped, self._left = threading.Event(), False
         self._lockfile = threading.Lock()
         self._over: set[UUID] = set()
         self._run_id = this_run.id
         self._commit = _commit(clone, todo)
         remote.require(clone)
         _require_deployment()
-        remote.push_inputs(clone, {step.name for step in todo.due})
+        due = {step.name for step in todo.due}
+        remote.drop_leftovers(clone, due)
+        remote.push_inputs(clone, due)
         self._readings = remote.readings(clone)
 
     @property
@@ -108,7 +111,12 @@ class WorkersExecutor:
             raise StageFailed(step.name, InfrastructureError.exit_code, str(error), place) from error
 
     def stop(self) -> None:
-        """See `Executor`: whoever waits for a worker has it end the stage."""
+        """See `Executor`: whoever waits for a worker has it end the stage.
+
+        But where this process is told to end (its machine or its worker is restarted): its run is started again in
+        place, and finds the stages that went on.
+        """
+        self._left = isinstance(sys.exception(), TerminationSignal)
         self._stopped.set()
         self._local.stop()
 
@@ -184,7 +192,8 @@ class WorkersExecutor:
                 again = crashed is not None and run.run_count < STARTS and heard - crashed < RESTART_S
                 if state.is_final() and not again:
                     return run
-            client.set_flow_run_state(identity, Cancelling())
+            if not self._left or _is_cancelled(client.read_flow_run(self._run_id)):
+                client.set_flow_run_state(identity, Cancelling())
         raise InterruptedError(f"{step.name}: the run was cancelled")
 
     def _collect(self, step: Step, identity: UUID, on_line: Callable[[str], None]) -> None:
@@ -206,6 +215,7 @@ class WorkersExecutor:
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
+            remote.take_outputs(self._clone, step.name)  # tried again, as `repro --pull` would not
             # --allow-missing would leave it at that. The run-cache is not asked: the entry says which output it is,
             # where a stage was made twice.
             self._local.repro(step.name, ["--pull", "--no-run-cache"], on_line, {}, may_run=False)
@@ -216,6 +226,10 @@ def _is_infrastructure(error: Exception) -> bool:
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.is_server_error
     return isinstance(error, InfrastructureError | httpx.TransportError) or disk.is_full(error)
+
+
+def _is_cancelled(run: FlowRun) -> bool:
+    return run.state is not None and (run.state.is_cancelling() or run.state.is_cancelled())
 
 
 def _logs_of(identity: UUID) -> LogFilter:

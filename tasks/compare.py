@@ -50,7 +50,7 @@ def read(source: str, workspace: Workspace) -> Comparison:
         InfrastructureError: the registry cannot be reached.
     """
     if Path(source).is_file():
-        return parse(Path(source).read_text(encoding="utf-8"), source)
+        return parse(Path(source).read_text(encoding="utf-8", errors="replace"), source)
     from tasks.stores.tracking import address
 
     registered = address(source)

@@ -44,25 +44,28 @@ def evaluate(trained: Trained, workspace: Workspace) -> dict[str, Any]:
     """
     params = trained.params
     test = test_split(trained, workspace)
-    by_views, said = {}, {}
+    said, views = {}, {}
     models = len(params.students) + len(params.teachers) + len(params.fused)
     with Progress("evaluate", models, "models") as progress:
         for name in params.students:
-            by_views[name] = trained.ask_by_views(name, "test")
+            by_views = trained.ask_by_views(name, "test")  # as large as all else; so one student's at a time
+            said[name], views[name] = by_views[trained.views], sweep(by_views, test, params.evaluate)
             progress.advance()
         for name in (*params.teachers, *params.fused):
             said[name] = trained.ask(name, "test")
             progress.advance()
-    rows = [_row(trained, name, seeds) for name, seeds in said.items()]
+    rows = [_row(trained, name, said[name]) for name in (*params.teachers, *params.fused)]
     teachers = {name: said[name] for name in params.teachers}
     mixes, weights = _ensembles(trained, teachers) if len(teachers) > 1 else ([], {})
-    students = sorted(by_views, key=lambda name: trained.about[name]["role"])  # baselines before students
-    rows += mixes + [_row(trained, name, by_views[name][trained.views]) for name in students]
+    students = sorted(
+        params.students, key=lambda name: trained.about[name]["role"]
+    )  # baselines before students
+    rows += mixes + [_row(trained, name, said[name]) for name in students]
 
     scored = score_models(rows, test)
     comparison = compare(params.data.name, rows, scored, test, params.evaluate)
     comparison |= {
-        "views": {name: sweep(by_views[name], test, params.evaluate) for name in students},
+        "views": {name: views[name] for name in students},
         "headline": headline(trained.about),
         "chosen": {name: trained.about[name]["chosen"] for name in students},
         "fused": {name: trained.about[name]["chosen"] for name in params.fused},

@@ -142,9 +142,9 @@ def _beside(out: Path) -> Path:
 
 
 @contextmanager
-def _journal(out: Path) -> Iterator[IO[str]]:
+def _journal(out: Path) -> Iterator[IO[bytes]]:
     """The journal of `out`, open to read and append, held by this process alone."""
-    with _beside(out).open("a+", encoding="utf-8") as journal:
+    with _beside(out).open("a+b") as journal:
         try:
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -154,18 +154,18 @@ def _journal(out: Path) -> Iterator[IO[str]]:
         yield journal
 
 
-def _read(journal: IO[str], key: str) -> list[list[Record]]:
+def _read(journal: IO[bytes], key: str) -> list[list[Record]]:
     """The finished batches of a run with the same key; the journal is left ready for the next one."""
     journal.seek(0)
     first = journal.readline()
     batches: list[list[Record]] = []
-    whole = len(first.encode())
+    whole = len(first)
     if first == _line({"key": key}):
         for line in journal:
-            if not line.endswith("\n"):
-                break  # the run was killed while it wrote this one
+            if not line.endswith(b"\n"):
+                break  # the run was killed while it wrote this one, maybe within a letter
             batches.append(json.loads(line))
-            whole += len(line.encode())
+            whole += len(line)
         os.truncate(journal.fileno(), whole)
     else:
         os.truncate(journal.fileno(), 0)
@@ -173,18 +173,22 @@ def _read(journal: IO[str], key: str) -> list[list[Record]]:
     return batches
 
 
-def _append(journal: IO[str], value: Any) -> None:
+def _append(journal: IO[bytes], value: Any) -> None:
     journal.write(_line(value))
     journal.flush()
     os.fsync(journal.fileno())
 
 
-def _line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) + "\n"
+def _line(value: Any) -> bytes:
+    return _json(value).encode() + b"\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _write_json_lines(records: Sequence[Record], heads: Sequence[str], file: Path) -> None:
-    file.write_text("".join(map(_line, records)), encoding="utf-8")
+    file.write_bytes(b"".join(map(_line, records)))
 
 
 def _write_csv(records: Sequence[Record], heads: Sequence[str], file: Path) -> None:
@@ -193,7 +197,7 @@ def _write_csv(records: Sequence[Record], heads: Sequence[str], file: Path) -> N
         writer = csv.DictWriter(stream, list(_schema(heads).names), lineterminator="\n")
         writer.writeheader()
         for record in records:
-            probs = {f"{head}_probs": _line(record[f"{head}_probs"]).strip() for head in heads}
+            probs = {f"{head}_probs": _json(record[f"{head}_probs"]) for head in heads}
             writer.writerow(record | probs)
 
 

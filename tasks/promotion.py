@@ -113,6 +113,13 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
             move = _promotion(now, version, "by the gate (gate.promote: auto)", verdict.summary)
             _carry_out(client, move)
             print(f"gate: {move.words}")
+        elif verdict.outcome == "passed" and not any(tag.startswith(HISTORY) for tag in registered.tags):
+            print(awaits_decision(version))
+
+
+def awaits_decision(version: str) -> str:
+    """What is printed of a challenger that passed and that nobody promoted or declined yet."""
+    return f"gate: version {version} awaits a decision: understudy promote {version}"
 
 
 def _show_as_told(

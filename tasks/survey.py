@@ -16,8 +16,8 @@ from tasks.splitting import members, split_groups
 from tasks.stores.probe import Prober
 from tasks.stores.video import VideoError
 
-_LISTENED_TO = 60
-"""Videos that are looked at to learn whether the data set has sound: an even choice."""
+LISTENED_TO = 60
+"""Videos, drawn at random, that are looked at to learn whether the data set has sound."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ def _training_groups(clips: Sequence[AnnotatedClip], head: str, shares: params.D
 
 
 def _any_sound(paths: Sequence[Path]) -> bool:
-    chosen = sorted({round(place) for place in np.linspace(0, len(paths) - 1, _LISTENED_TO)})
+    # Not every n-th: of two cameras in turn, those might all be the one without a microphone.
+    chosen = np.random.default_rng(0).permutation(len(paths))[:LISTENED_TO]
     with Prober(settings().decode_timeout_s) as prober:
         for place in chosen:
             try:

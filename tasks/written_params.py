@@ -12,7 +12,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from models.distill import Method
 from tasks.params import Params
-from tasks.survey import Summary
+from tasks.survey import LISTENED_TO, Summary
 
 _FOLDS = 3
 _UNMEASURED = {"distillation_weight": "auto", "ground_truth_weight": 0.5, "unlabelled_weight": "auto"}
@@ -87,13 +87,17 @@ class _Draft:
         for name, modality in self.current.modalities.items():
             if not there.get(modality.kind, True):
                 del self.document["modalities"][name]
-                self.notes.append(f"no video has {modality.kind}: modalities.{name} is taken out")
+                asked = f" of the {LISTENED_TO} looked at" if self._is_sampled(modality.kind) else ""
+                self.notes.append(f"no video{asked} has {modality.kind}: modalities.{name} is taken out")
         kinds = {modality.kind for modality in self.current.modalities.values()}
         self.notes.extend(
             f"some videos have {kind}, but params.yaml names no such modality"
             for kind in there
             if there[kind] and kind not in kinds
         )
+
+    def _is_sampled(self, kind: str) -> bool:
+        return kind == "audio" and self.found.videos - len(self.found.missing_videos) > LISTENED_TO
 
     def drop_teachers(self) -> None:
         """No teacher of a modality that is gone."""
@@ -155,11 +159,14 @@ class _Draft:
             is_lost = lesson == "artifacts/teachings" and teacher not in known
             if is_lost:
                 student["learns_from"] = lesson
+            needs_hints = student["method"]["kind"] in _NEED_HINTS
+            if needs_hints and not any(teacher in teachers for teacher in heard):
+                is_lost = True  # a fused teacher gives none
             if student.get("ensemble") and (is_lost or not heard):
                 heard.extend(name for name in teachers if name not in heard)
                 self.notes.append(f"students.{name} now learns from all teachers")
             of_one = [teachers[teacher] for teacher in heard if teacher in teachers]
-            if student["method"]["kind"] in _NEED_HINTS and not any(teacher["hints"] for teacher in of_one):
+            if needs_hints and not any(teacher["hints"] for teacher in of_one):
                 for teacher in of_one:
                     teacher["hints"] = True
                 self.notes.append(f"students.{name} now has hints of all its teachers")

@@ -43,6 +43,7 @@ STYLE: dict[Any, Any] = {  # holds while figures are drawn and saved
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # $ in a class name is a dollar
 }
 
 

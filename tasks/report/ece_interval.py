@@ -1,5 +1,7 @@
 """How sure an ECE is: a bootstrap over clips. An ECE is no mean over clips, as `models.metrics` resamples."""
 
+import functools
+
 import numpy as np
 import torch
 
@@ -35,15 +37,31 @@ def resampled_ece(
     """
     clips = confidence.shape[1]
     gaps = signed_gaps(confidence, correct, bins)
-    draw = np.random.default_rng(seed)
+    counts = _counts(clips, samples, seed)
     at_once = max(1, _COUNTS_AT_ONCE // clips)
-    means = []
-    for start in range(0, samples, at_once):
-        counts = draw.multinomial(clips, np.full(clips, 1 / clips), size=min(at_once, samples - start))
-        means.append(np.abs(counts[None].astype(float) @ gaps).sum(axis=2).mean(axis=0) / clips)
+    means = [
+        np.abs(counts[None, start : start + at_once].astype(float) @ gaps).sum(axis=2).mean(axis=0) / clips
+        for start in range(0, samples, at_once)
+    ]
     draws = np.concatenate(means)
     measured = np.abs(gaps.sum(axis=1)).sum(axis=1).mean() / clips
     return np.clip(draws - draws.mean() + measured, 0, None)
+
+
+@functools.lru_cache(maxsize=1)
+def _counts(clips: int, samples: int, seed: int) -> np.ndarray:
+    """Those of `multinomial_counts`, kept for the next model, which has the same."""
+    return multinomial_counts(np.random.default_rng(seed), clips, samples)
+
+
+def multinomial_counts(generator: np.random.Generator, clips: int, samples: int) -> np.ndarray:
+    """How often each of `clips` is among as many that are drawn with replacement, uint16 (samples, clips)."""
+    counts = np.empty((samples, clips), np.uint16)
+    at_once = max(1, _COUNTS_AT_ONCE // clips)
+    for start in range(0, samples, at_once):
+        some = counts[start : start + at_once]
+        some[:] = generator.multinomial(clips, np.full(clips, 1 / clips), size=len(some))
+    return counts
 
 
 def signed_gaps(confidence: np.ndarray, correct: np.ndarray, bins: int) -> np.ndarray:

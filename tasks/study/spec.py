@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, model_validator
 
 from tasks.errors import UserError
-from tasks.params import Name, Params, load
+from tasks.params import Name, Params, Student, load
 from tasks.section import Section
 from tasks.survey import Summary
 from tasks.written_params import written_params
@@ -19,7 +19,7 @@ from tasks.yaml_file import Place, read_yaml, row_of, suggestion, validated
 
 CLONE = "clone"
 """The source that is this clone's own data/raw."""
-_ENTRIES = ("modalities", "teachers", "fused", "specialists")
+_ENTRIES = ("modalities", "teachers", "fused", "specialists", "students")
 """Sections of params.yaml of named entries, which a study may leave out."""
 Changes = Annotated[dict[str, Any], Field(default_factory=dict)]
 
@@ -177,9 +177,12 @@ def before_import(source: Source, data_set: str, clone_params: Path) -> str:
     """The text of the params.yaml that an import starts from: the base with the study's changes.
 
     Raises:
-        UserError: see `compose`.
+        UserError: see `compose`; so a method at fault is told before data is copied for hours.
     """
-    return _text(_bare(_changed(source, data_set, source.base(data_set, clone_params))))
+    base = source.base(data_set, clone_params)
+    values = _changed(source, data_set, base)
+    _methods(source, data_set, base, values)
+    return _text(_bare(values))
 
 
 def compose(source: Source, data_set: str, clone_params: Path, found: Summary | None) -> Composed:
@@ -197,11 +200,8 @@ def compose(source: Source, data_set: str, clone_params: Path, found: Summary | 
     """
     base = source.base(data_set, clone_params)
     values = _changed(source, data_set, base)
-    students = values["students"]
     values["seeds"] = source.study.seeds
-    values["students"] = {
-        name: _method(source, name, given, students, base) for name, given in source.study.methods.items()
-    }
+    values["students"] = _methods(source, data_set, base, values)
     if values["register"]["student"] not in source.study.methods:
         values["register"]["student"] = "auto"
     left_out: dict[str, str] = {}
@@ -209,9 +209,8 @@ def compose(source: Source, data_set: str, clone_params: Path, found: Summary | 
     if found is not None:
         bare = _bare(_changed(source, data_set, base))
         current = validated(Params, bare, source.text, source.file, partial(_in_the_study, source, data_set))
-        text, notes = written_params(_text(values), current, replace(found, notes=[]))
-        fitted = yaml.safe_load(text)
-        left_out = _deaf(values["students"], fitted)
+        text, _ = written_params(_text(values), current, replace(found, notes=[]))
+        left_out = _deaf(values["students"], yaml.safe_load(text))
         if source.study.baseline in left_out:
             raise source.refuse(
                 f"{data_set} has no videos for the baseline: {left_out[source.study.baseline]}",
@@ -223,15 +222,15 @@ def compose(source: Source, data_set: str, clone_params: Path, found: Summary | 
                 ("data_sets", data_set),
                 "leave it out, or add a method that hears other teachers",
             )
-        for name in left_out:
-            fitted["students"].pop(name, None)
-        if fitted["register"]["student"] in left_out:
-            fitted["register"]["student"] = "auto"
-        values = fitted
+        for name in left_out:  # before, as teachers are fitted to those that listen to them
+            del values["students"][name]
+        if values["register"]["student"] in left_out:
+            values["register"]["student"] = "auto"
+        text, notes = written_params(_text(values), current, replace(found, notes=[]))
+        values = yaml.safe_load(text)
     values = _from_anywhere(values, (source.file.parent, base.parent))
     checked = validated(Params, values, source.text, source.file, partial(_in_the_study, source, data_set))
-    told = (note for note in notes if not any(note.startswith(f"students.{name} ") for name in left_out))
-    return Composed(_text(values), checked, left_out, tuple(told))
+    return Composed(_text(values), checked, left_out, tuple(notes))
 
 
 def _text(values: Mapping[str, Any]) -> str:
@@ -251,6 +250,12 @@ def _changed(source: Source, data_set: str, base: Path) -> dict[str, Any]:
     for place, changes in places:
         before, values = values, merged(values, changes)
         for section in _ENTRIES:
+            if not isinstance(values[section], dict):
+                raise source.refuse(
+                    f"{section}: entries by name are meant",
+                    (*place, section),
+                    "null leaves out an entry, not all of them",
+                )
             for name in [name for name, entry in values[section].items() if entry is None]:
                 if name not in before[section] and name not in inherited.get(section, {}):
                     near = suggestion(name, before[section])
@@ -283,6 +288,21 @@ def _bare(values: dict[str, Any]) -> dict[str, Any]:
 
     kept = {name: student for name, student in values["students"].items() if has_all(student)}
     return values | {"students": kept, "register": values["register"] | {"student": "auto"}}
+
+
+class _Students(Section):
+    students: dict[str, Student]
+
+
+def _methods(source: Source, data_set: str, base: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The study's methods as students of the params `values`, each checked by itself."""
+    made = {
+        name: _method(source, name, given, values["students"], base)
+        for name, given in source.study.methods.items()
+    }
+    place = partial(_in_the_study, source, data_set)
+    validated(_Students, {"students": made}, source.text, source.file, place)
+    return made
 
 
 def _method(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,7 @@ from flows import tether
 from flows.clone import Clone
 from flows.executor import Outcome, StageFailed
 from flows.gpus import Gpus, visible
-from flows.local import LocalExecutor
+from flows.local import LocalExecutor, _exit_code
 from flows.plan import Queue, Step
 from tasks.errors import InfrastructureError
 
@@ -84,6 +85,21 @@ def test_a_full_disk_is_infrastructure(project: Clone, stage: str):
     with pytest.raises(StageFailed, match=r"No space left on device|disk is full") as failed:
         run(project, "ingest")
     assert failed.value.exit_code == 75
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("ERROR: unexpected error - Could not connect to the endpoint URL", 75),
+        ("ERROR: failed to reproduce 'ingest': 1 files failed to download", 75),
+        ("ERROR: failed to reproduce 'ingest': [Errno 104] Connection reset by peer", 75),
+        ("ERROR: failed to reproduce 'ingest': output 'index.txt' does not exist", 1),
+    ],
+)
+def test_a_remote_that_is_away_is_infrastructure(words: str, code: int):
+    assert _exit_code(deque([words]), 255) == code
+    ran = "ERROR: failed to reproduce 'ingest': failed to run: python stage.py, exited with 1"
+    assert _exit_code(deque(["Could not connect to the endpoint", ran]), 255) == 1  # the stage's own words
 
 
 def test_stopping_ends_the_stage_and_starts_no_other(project: Clone):

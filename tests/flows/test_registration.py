@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from flows import registration
 from flows.clone import Clone
 from flows.registration import ensure_registered, publish_verdict
 from tasks.atomic import file_digest
 from tasks.errors import InfrastructureError, UserError
+from tasks.promotion import awaits_decision
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,11 +60,17 @@ def judged(root: Path, outcome: str) -> Clone:
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_the_verdict_is_an_artifact_and_a_pass_an_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_verdict_is_an_artifact_and_a_pass_that_nobody_decided_on_an_event(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     from prefect import flow
     from prefect.client.orchestration import get_client
 
-    clones = [judged(tmp_path / outcome, outcome) for outcome in ("failed", "passed")]
+    clones = [
+        judged(tmp_path / name, name.partition("-")[0]) for name in ("passed-decided", "failed", "passed")
+    ]
+    waiting = {clones[2].root: awaits_decision("7")}
+    monkeypatch.setattr(registration, "ensure_registered", lambda clone: waiting.get(clone.root, ""))
 
     @flow
     def telling() -> None:
@@ -75,7 +83,9 @@ def test_the_verdict_is_an_artifact_and_a_pass_an_event(tmp_path: Path, capsys: 
     with get_client(sync_client=True) as client:
         artifacts = client.request("POST", "/artifacts/filter", json={"sort": "CREATED_DESC"}).json()
         told = [artifact["data"] for artifact in artifacts if artifact["key"] == "gate"]
-        assert told == ["**Gate: passed.** passed", "**Gate: failed.** failed"]
+        assert told == [
+            f"**Gate: {clone.root.name.partition('-')[0]}.** {clone.root.name}" for clone in clones[::-1]
+        ]
         assert artifacts[0]["description"] == "The gate on version 7: passed"
         asked = {"filter": {"event": {"name": ["understudy.challenger.beats_champion"]}}}
         until, events = time.monotonic() + 30, []

@@ -208,6 +208,30 @@ stages:
     assert (worker.root / "made" / "a" / "file.txt").read_text() == "a\n"
 
 
+def test_what_no_stage_makes_any_more_is_dropped_where_stages_read_it(asking: Clone):
+    """Workers have none of it: left there, what they made would be of something else than is here."""
+    from flows import remote
+
+    (asking.root / "dvc.yaml").write_text("""\
+stages:
+  make:
+    foreach: [a]
+    do:
+      cmd: mkdir -p made/${item} && echo ${item} > made/${item}/file.txt
+      outs: ["made/${item}"]
+  all:
+    cmd: ls -R made > all.txt
+    deps: [made]
+    outs: [all.txt]
+""")
+    for name in ("a", "of-yesterday"):
+        (asking.root / "made" / name).mkdir(parents=True)
+    remote.drop_leftovers(asking, {"make@a"})
+    assert (asking.root / "made" / "of-yesterday").is_dir()  # the stage that is due does not read it
+    remote.drop_leftovers(asking, {"all"})
+    assert [path.name for path in (asking.root / "made").iterdir()] == ["a"]
+
+
 def test_a_store_that_fails_is_tried_again_and_then_said(asking: Clone, monkeypatch: pytest.MonkeyPatch):
     from flows import remote
 

@@ -10,6 +10,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from prefect import flow
+from prefect.exceptions import TerminationSignal
 
 from flows import workers
 from flows.clone import Clone
@@ -18,6 +20,11 @@ from flows.infra import POOL, STARTS
 from flows.plan import Plan, Step
 from flows.workers import WorkersExecutor
 from tasks.errors import InfrastructureError
+
+
+@flow
+def client_flow() -> None: ...
+
 
 INGEST = Step("ingest", "stale", "a reason", ())
 
@@ -99,6 +106,31 @@ def test_a_server_at_fault_is_waited_for_and_then_infrastructure(
         with pytest.raises(StageFailed, match="500") as failed:
             executor.run(INGEST, print)
     assert failed.value.exit_code == 75
+
+
+@pytest.mark.parametrize(("ended_by", "cancels"), [(KeyboardInterrupt, True), (TerminationSignal, False)])
+def test_a_coordinator_that_is_restarted_leaves_its_stages_going(
+    executor: WorkersExecutor, ended_by: type[BaseException], cancels: bool
+):
+    """SIGTERM is what a restarted worker gets; who cancels in the UI has said so before, in the run's state."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import Cancelling, Running
+
+    with get_client(sync_client=True) as client:
+        own, *stages = (client.create_flow_run(client_flow, state=Running()) for _ in range(3))
+        executor._run_id = own.id
+        try:
+            raise ended_by(*([15] if ended_by is TerminationSignal else []))
+        except ended_by:
+            executor.stop()
+        for run in stages:
+            with pytest.raises(InterruptedError):
+                executor._wait(run.id, INGEST, print)
+            state = client.read_flow_run(run.id).state
+            assert state is not None
+            assert (state.is_cancelling() or state.is_cancelled()) is cancels
+            cancels = True
+            client.set_flow_run_state(own.id, Cancelling(), force=True)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

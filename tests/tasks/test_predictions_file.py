@@ -155,8 +155,10 @@ def test_killed_it_goes_on_and_ends_with_the_same_file(films, model, tmp_path, s
     assert not again.exists()
     done = len(journal.read_text().splitlines()) - 1
     assert 3 <= done < 15
-    with journal.open("a") as stream:
-        stream.write('[{"video": "half a li')  # as a kill in the middle of a write leaves it
+    with journal.open("ab") as stream:
+        stream.write(
+            '[{"video": "half a lette"ü'.encode()[:-1]
+        )  # as a kill in the middle of a write leaves it
     resumed = run(again)
     assert resumed.returncode == 0, resumed.stderr
     assert again.read_bytes() == whole.read_bytes()

@@ -186,8 +186,13 @@ def test_the_same_question_is_asked_once(workspace, values, capsys, monkeypatch)
     before = version(workspace, 3).last_updated_timestamp
     monkeypatch.setattr(promotion, "open_version", None)  # nothing is fetched
     register.run(parsed(values), workspace)
-    assert "gate: version 3 passed against version 1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "gate: version 3 passed against version 1" in said
+    assert "gate: version 3 awaits a decision: understudy promote 3" in said
     assert version(workspace, 3).last_updated_timestamp == before
+    promotion.decline("challenger", workspace, "one is enough")
+    register.run(parsed(values), workspace)
+    assert "awaits" not in capsys.readouterr().out
 
 
 def test_a_verdict_of_another_machine_is_shown_and_not_made_anew(workspace, values, monkeypatch):

@@ -275,6 +275,16 @@ def test_a_method_that_a_data_set_cannot_have_is_left_out(finished: list[Finishe
     assert "Without weak: no sound." in markdown(study)
 
 
+def test_the_page_of_several_data_sets_has_a_dash_for_a_method_that_one_cannot_have(
+    finished: list[Finished], tmp_path: Path
+):
+    kitchen, *others = finished
+    silent = Finished("kitchen", kitchen.workspace, kitchen.params, {"weak": "no sound"})
+    page.write(summarise(STUDY, [silent, *others], {}), tmp_path / "made-up")
+    text = (tmp_path / "made-up" / "index.html").read_text()
+    assert text.count("<td>–</td><td>–</td>") == 1
+
+
 def test_predictions_of_an_older_version_are_refused(finished: list[Finished], tmp_path: Path):
     old = made(tmp_path / "old", "digits", {"action": ["0", "1"]}, 12)
     file = old.workspace.reports / "predictions.parquet"

@@ -211,6 +211,22 @@ def test_a_method_of_fused_teachers_stays_and_one_of_lost_specialists_is_left_ou
     assert found.params.students["joint"].ensemble.teachers == ["umt"]  # type: ignore[union-attr]
 
 
+def test_a_method_at_fault_is_told_before_data_is_taken_in(tmp_path: Path):
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.replace("  softer:\n    like: student\n", "  softer:\n"))
+    with pytest.raises(UserError, match=r"study.yaml, row \d+: missing key methods\.softer\."):
+        spec.before_import(spec.read(file), "sample", ROOT / "params.yaml")
+
+
+def test_teachers_get_no_hints_for_a_method_that_is_left_out(tmp_path: Path):
+    hints = KD.replace("kind: kd", "kind: hints, hint_weight: 1.0")
+    lesson = "learns_from: artifacts/teachings/audio, ensemble: {teachers: [audio]}"
+    text = STUDY.replace("changes:\n", f"  ears: {{like: student, {lesson}, {hints}}}\nchanges:\n")
+    found = composed(tmp_path, text, SILENT)
+    assert "ears" in found.left_out
+    assert {name for name, teacher in found.params.teachers.items() if teacher.hints} == {"rgb"}
+
+
 def test_a_baseline_that_the_data_cannot_have_is_refused(tmp_path: Path):
     text = STUDY.replace(
         "  labels: {like: baseline}\n",
