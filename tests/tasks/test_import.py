@@ -254,6 +254,31 @@ def test_no_sound_at_all_drops_audio(clone: Workspace, source: Path, films):
     assert "audio" not in params.parse(written, clone.params).modalities
 
 
+def test_the_note_says_how_many_videos_were_listened_to(
+    clone: Workspace, source: Path, films, monkeypatch: pytest.MonkeyPatch
+):
+    for video in (source / "videos").iterdir():
+        films.write(video, films.grey(10))
+    assert any("no video has audio" in note for note in rewritten(clone, source)[1])
+    for module in ("survey", "written_params"):
+        monkeypatch.setattr(f"tasks.{module}.LISTENED_TO", 2)
+    assert any("no video of the 2 looked at has audio" in note for note in rewritten(clone, source)[1])
+
+
+def test_hints_of_what_is_gone_come_from_all_teachers(clone: Workspace, source: Path):
+    values = yaml.safe_load(clone.params.read_text())
+    values["fused"] = {
+        "both": {"teachers": ["rgb", "audio"], "kind": "ume", "feature_weight": 0.0, "dropout": 0.0}
+    }
+    values["fused"]["both"]["training"] = values["students"]["student"]["training"]
+    values["students"]["student"]["ensemble"]["teachers"] = ["detections", "both"]  # and the source has none
+    values["teachers"]["detections"]["hints"] = True
+    clone.params.write_text(yaml.safe_dump(values))
+    text, _ = rewritten(clone, source)
+    heard = params.parse(text, clone.params).students["student"].ensemble.teachers
+    assert set(heard) == {"both", "rgb", "flow", "audio"}  # a fused teacher gives no hints
+
+
 def test_classes_that_yaml_would_misread_survive(clone: Workspace, raw_folder):
     labels = ["no", "1e3", "10", "9", "it's: [odd] #1", "窗"]
     source = raw_folder([[f"c{n}", f"v{n}.mp4", 0, 1, labels[n % 6], f"g{n}"] for n in range(24)])

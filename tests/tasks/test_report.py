@@ -397,7 +397,7 @@ def tables_of(rows: Sequence[Model], test: TestSplit) -> Tables:
 @pytest.fixture(scope="module")
 def page() -> str:
     """The page of a student and a baseline on four clips, with a hostile class name and data set name."""
-    classes = {"verb": ["<script>alert(1)</script>", "wash"], "noun": HEADS["noun"]}
+    classes = {"verb": ["<script>alert(1)</script>", "pay $_$ x"], "noun": HEADS["noun"]}
     test = split({"verb": [0, 0, 1, 1], "noun": [0, 1, 2, 0]}, classes)
     rows = [model("baseline", "baseline", {0: GOOD}), model("student", "student", {0: GOOD})]
     comparison = full_of(rows, test)
@@ -415,6 +415,7 @@ def test_page_escapes_names_from_the_data(page: str):
     assert "<script" not in page
     assert "kitchen &lt;&amp;&gt; co" in page
     assert "&lt;script&gt;alert(1)" in page
+    assert re.search(r"<text[^>]*>pay \$_\$ x</text>", page)  # in the picture: no formula
 
 
 def test_page_takes_the_readers_colours(page: str):
@@ -423,7 +424,7 @@ def test_page_takes_the_readers_colours(page: str):
 
 
 def test_the_same_figures_make_the_same_page(page: str):
-    classes = {"verb": ["<script>alert(1)</script>", "wash"], "noun": HEADS["noun"]}
+    classes = {"verb": ["<script>alert(1)</script>", "pay $_$ x"], "noun": HEADS["noun"]}
     test = split({"verb": [0, 0, 1, 1], "noun": [0, 1, 2, 0]}, classes)
     rows = [model("baseline", "baseline", {0: GOOD}), model("student", "student", {0: GOOD})]
     comparison = full_of(rows, test)
