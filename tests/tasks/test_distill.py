@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tasks.clips import Clip
-from tasks.distill import _bank, _Made, _settle, _students, _without_hints
+from tasks.distill import Trial, _bank, _Made, _preferred, _settle, _students, _without_hints
 from tasks.params import Params, Training, parse
 from tasks.teach import Teachings
 
@@ -192,6 +192,17 @@ def test_short_trials_do_not_refuse_clips_without_labels():
     found, _ = settled(harmful, [NOBODY_LABELLED], **EVERYTHING_AUTO)
     assert found.unlabelled_weight == 1.0
     assert found.distillation_weight == {"verb": 0.0, "noun": 0.0}
+
+
+@pytest.mark.parametrize("rivals", [1, 4, 10])
+def test_chance_moves_a_choice_as_rarely_among_many_as_between_two(rivals):
+    random = np.random.default_rng(0)
+    kept = 0
+    for _ in range(400):
+        losses = random.normal(1.0, 0.3, (rivals + 1, 40))
+        found = [Trial(None, {"action": values}) for values in losses]  # type: ignore[arg-type]
+        kept += _preferred(found) is found[0]
+    assert 0.8 < kept / 400 < 0.93
 
 
 def made(*losses, method="hints"):
