@@ -1,5 +1,6 @@
 """Pretrained weights: from a file, or from those who publish them. Nothing is unpickled but tensors."""
 
+import errno
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from models.weights import Published
 from tasks.errors import InfrastructureError, UserError
-from tasks.stores.faults import PASSING
 
 _OF_CLIENTS = {
     "ConnectionError",
@@ -34,7 +34,7 @@ def fetch(published: Published) -> Mapping[str, Tensor]:
     try:
         return published.fetch()
     except Exception as error:  # every client has its own for a network that is not there, or no longer
-        if isinstance(error, OSError) and error.errno in PASSING:  # the disk's, and told as such
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # told as such
             raise
         message = f"{published.name} cannot be fetched from {published.address}: {_first_line(error)}"
         remedy = (
