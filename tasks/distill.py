@@ -336,11 +336,12 @@ def _settle(
 
     γ of data-set weights needs no training and is left to `mixed`. λ_KD and λ_GT add up to one; λ_KD = 0 is
     the baseline, tried once whatever τ, for a head that is better off without. The first candidates are taken unless
-    others are likelier on validation beyond chance (`_preferred`): first τ, γ and λ_KD by the action, then λ_KD by
-    every head. Whether any lesson is better than none is not for short trials to say, as lessons pay late: if all heads
-    would be without, they keep the λ_KD of the best trial with a lesson, and `_students` decides. The divergence is
-    settled last, at these numbers: a full grid would take as many times longer as there are candidates. Until then it
-    is forward KL.
+    others are likelier on validation beyond chance (`_preferred`), twice: a training differs from the next by more than
+    the choice of clips tells, so what wins is trained once more beside the first candidate, from another seed, and has
+    to win again. First τ, γ and λ_KD by the action, then λ_KD by every head. Whether any lesson is better than none is
+    not for short trials to say, as lessons pay late: if all heads would be without, they keep the λ_KD of the best
+    trial with a lesson, and `_students` decides. The divergence is settled last, at these numbers: a full grid would
+    take as many times longer as there are candidates. Until then it is forward KL.
     """
     if bank is None or not isinstance(student.method, Taught):
         return student
@@ -348,7 +349,7 @@ def _settle(
     if training.warmup_epochs >= training.epochs:
         training = training.model_copy(update={"warmup_epochs": training.epochs - 1})
 
-    def tried(trials: list[Student]) -> list[Trial]:
+    def tried(trials: list[Student], seed: int = seed) -> list[Trial]:
         found = []
         for trial in trials:
             trying = replace(learner, method=trial.method)
@@ -361,17 +362,27 @@ def _settle(
             found.append(Trial(trial, losses))
         return found
 
+    def chosen(found: list[Trial]) -> Trial:
+        first, best = found[0], _preferred(found)
+        if best is first:
+            return first
+        print(
+            f"auto {learner.name}: {_described(best.student)} once more beside the first, from another seed"
+        )
+        again = tried([first.student, best.student], seed + 1)
+        return best if _preferred(again) is again[1] else first
+
     trials = list(_trials(student, learner, any(not clip.labelled for clip in seen)))
     best = trials[0]
     if len(trials) > 1:
         found = tried(trials)
-        best = _preferred([trial for trial in found if _is_taught(trial.student)] or found).student
+        best = chosen([trial for trial in found if _is_taught(trial.student)] or found).student
         if student.method.distillation_weight == "auto":
             shares = _shares(best, found, learner.params.class_counts)
             if any(shares.values()) or _tuned(best)["unlabelled_weight"]:
                 best = _with_shares(best, shares)
     if student.method.divergence == "auto" and _is_taught(best):
-        best = _preferred(
+        best = chosen(
             tried([_with(best, divergence=name) for name in learner.params.search.divergence])
         ).student
     if best != student:

@@ -60,8 +60,8 @@ def _trials(params: Params, student: Student) -> int:
     if ensemble and ensemble.weights == "per_sample" and ensemble.weights_temperature == "auto":
         grid *= len(params.search.weights_temperature)
     grid += method.unlabelled_weight == "auto"  # no lesson at all
-    grid += len(params.search.divergence) - 1 if method.divergence == "auto" else 0  # after the others
-    return grid if grid > 1 else 0
+    steps = [grid, len(params.search.divergence) if method.divergence == "auto" else 1]
+    return sum(trials + 2 for trials in steps if trials > 1)  # the best and the first once more
 
 
 def measured_rate(workspaces: Iterable[Workspace]) -> float | None:

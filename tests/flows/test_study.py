@@ -161,7 +161,7 @@ def test_what_trainings_will_show_is_counted_from_params():
     trials = len(params.search.temperature) * len(params.search.distillation_weight)
     searched = clips_shown(auto, 300)["distill@student"] - shown["distill@student"]
     once = 2 * student.training.epochs  # by labels, which the lesson is held against, and without hints
-    assert searched == (2 * trials * params.search.epochs + 2 * once) * 300
+    assert searched == (2 * (trials + 2) * params.search.epochs + 2 * once) * 300
 
 
 def test_what_networks_of_several_branches_will_be_shown_is_counted_too():

@@ -29,10 +29,13 @@ class Scripted:
     tried: list[Any]
     name: str = "student"
     unsure: Any = field(default_factory=dict)
+    lucky: Any = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=list)
 
     def train(self, clips, lessons, seed, member, training):
         assert training.epochs == self.params.search.epochs
         self.tried.append(self.method)
+        self.seeds.append(seed)
         return None, []
 
     def finish(self, members):
@@ -41,7 +44,8 @@ class Scripted:
     def losses(self):
         """Of 20 clips: the scripted NLL, and by how much it differs from clip to clip, where that is scripted, too."""
         spread = np.linspace(-1, 1, 20)
-        nlls = self.nlls(self.method)
+        luck = self.lucky.get((self.method.temperature, self.seeds[-1]), 0.0)
+        nlls = {head: nll - luck for head, nll in self.nlls(self.method).items()}
         each = {
             head: nll + spread * self.unsure.get(self.method.temperature, 0.0) for head, nll in nlls.items()
         }
@@ -110,7 +114,10 @@ def test_the_divergence_is_settled_after_and_at_the_other_numbers():
     assert found.distillation_weight == {"verb": 1.0, "noun": 0.5}
     assert found.ground_truth_weight == {"verb": 0.0, "noun": 0.5}
     assert found.divergence == "reverse_then_forward"
-    first, then = tried[:5], tried[5:]  # λ 0 once, two λ at two τ; then the candidates
+    first, again, then, last = tried[:5], tried[5:7], tried[7:10], tried[10:]
+    # λ 0 once, two λ at two τ; the first and the best of them; the divergences; the first and the best of them
+    assert [(method.temperature, method.distillation_weight) for method in again] == [(1.0, 0.5), (3.0, 0.5)]
+    assert [method.divergence for method in last] == ["forward_kl", "reverse_then_forward"]
     assert {method.divergence for method in first} == {"forward_kl"}
     assert [method.divergence for method in then] == ["forward_kl", "reverse_kl", "reverse_then_forward"]
     assert {method.temperature for method in then} == {3.0}
@@ -119,7 +126,7 @@ def test_the_divergence_is_settled_after_and_at_the_other_numbers():
 
 def test_the_divergence_alone_is_tried_at_the_numbers_given():
     found, tried = settled(by_temperature_weight_and_divergence, temperature=3.0, divergence="auto")
-    assert (len(tried), found.divergence) == (3, "reverse_then_forward")
+    assert (len(tried), found.divergence) == (3 + 2, "reverse_then_forward")
     assert found.distillation_weight == {"verb": 0.5, "noun": 0.0}
 
 
@@ -139,6 +146,15 @@ def test_the_first_candidate_stays_unless_another_is_better_beyond_chance(unsure
 
     found, _ = settled(better_at_three, unsure={3.0: unsure}, temperature="auto")
     assert found.temperature == chosen
+
+
+@pytest.mark.parametrize(("lucky", "chosen"), [({0}, 1.0), ({0, 1}, 3.0)])
+def test_what_wins_by_one_seed_alone_is_not_chosen(lucky, chosen):
+    learner, bank, student = settle(lambda _: dict.fromkeys(HEADS, 1.0), temperature="auto")
+    learner = replace(learner, lucky={(3.0, seed): 0.3 for seed in lucky})
+    found = _settle(learner, student, bank, [], [], [], seed=0)  # type: ignore[arg-type]
+    assert found.method.temperature == chosen
+    assert learner.seeds == [0, 0, 1, 1]
 
 
 def test_short_trials_refuse_no_lesson():
