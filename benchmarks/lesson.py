@@ -8,75 +8,38 @@ networks; each after a temperature fitted there.
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from models.calibration import apply, fit_temperature, nll
-from models.ensemble import cross_entropies, data_set_weights, learn_weights, mix, normalise
-from tasks.clips import NO_LABEL, Clip, label_indices, read_clips, taught_clips
+from models.ensemble import data_set_weights, learn_weights, mix, normalise
+from tasks.clips import group_numbers, label_indices, read_clips, taught_clips
 from tasks.layout import Workspace
+from tasks.lessons import HeldOut
 from tasks.params import load
-from tasks.teach import Teachings, load_bank
+from tasks.teach import load_bank
 
 
-@dataclass(frozen=True)
-class Said:
-    """What the teachers say of labelled clips.
-
-    Attributes:
-        words: (clips, teachers, classes), log-probabilities, mean over a clip's views.
-        present: bool (clips, teachers).
-        truth, groups: int64 (clips,).
-    """
-
-    words: Tensor
-    present: Tensor
-    truth: Tensor
-    groups: Tensor
-
-    @classmethod
-    def of(
-        cls,
-        bank: dict[str, Teachings],
-        split: Literal["train", "val"],
-        clips: list[Clip],
-        head: str,
-        labels: np.ndarray,
-    ) -> "Said":
-        """Of the clips of a split, those that have a label."""
-        rows = labels != NO_LABEL
-        views = torch.from_numpy(
-            np.stack([getattr(teachings, split)[head][rows] for teachings in bank.values()], 2)
-        ).log_softmax(-1)
-        present = np.stack([getattr(teachings, f"{split}_present")[rows] for teachings in bank.values()], 1)
-        groups = np.unique([clip.group for clip in clips], return_inverse=True)[1][rows]
-        words = views.logsumexp(1) - np.log(views.shape[1])
-        return cls(words, *(torch.from_numpy(each) for each in (present, labels[rows], groups)))
-
-    def told(self, weights: Tensor) -> list[str]:
-        """NLL after a temperature, and accuracy in %, of the mix."""
-        mixture = mix(self.words, normalise(weights, self.present), "probs")
-        calibrated = apply(mixture, fit_temperature(mixture, self.truth))
-        right = (mixture.argmax(-1) == self.truth).float().mean()
-        return [f"{nll(calibrated, self.truth):.3f}", f"{100 * right:.1f}"]
+def told(weights: Tensor, held: HeldOut) -> list[str]:
+    """NLL after a temperature, and accuracy in %, of the teachers' mix with `weights` (teachers,)."""
+    mixture = mix(held.logits, normalise(weights, held.present), "probs")
+    calibrated = apply(mixture, fit_temperature(mixture, held.labels))
+    right = (mixture.argmax(-1) == held.labels).float().mean()
+    return [f"{nll(calibrated, held.labels):.3f}", f"{100 * right:.1f}"]
 
 
-def ways(names: list[str], training: Said, validation: Said) -> Iterator[tuple[str, Tensor]]:
-    """Weights of the teachers, by what they come from."""
+def ways(names: list[str], training: HeldOut, validation: HeldOut) -> Iterator[tuple[str, Tensor]]:
+    """Weights of the teachers (teachers,), by what they come from."""
     yield from zip(names, torch.eye(len(names)), strict=True)
     yield "even", torch.full((len(names),), 1 / len(names))
-    losses = cross_entropies(training.words, training.truth)
     for gamma in (0.2, 1.0, 5.0):
-        yield f"by loss, γ {gamma:g}", data_set_weights(losses, gamma, training.present)
-    for where, said in (("training", training), ("validation", validation)):
-        learned = learn_weights(said.words, said.truth, said.present, "probs", said.groups)
+        yield f"by loss, γ {gamma:g}", data_set_weights(training.losses, gamma, training.present)
+    for where, held in (("training", training), ("validation", validation)):
+        learned = learn_weights(held.logits, held.labels, held.present, "probs", held.groups)
         yield f"learned on {where}", learned
 
 
@@ -93,15 +56,16 @@ def main() -> None:
     params = load(workspace.params)
     clips = taught_clips(workspace.index), read_clips(workspace.index, "val")
     labels = [label_indices(each, params.data.heads) for each in clips]
+    groups = [group_numbers(each) for each in clips]
     for head in params.data.heads:
         table = Table("seed", "mix", *names, "training: NLL", "right", "validation: NLL", "right", title=head)
         for seed in params.seeds:
             bank = load_bank(workspace.teachings, names, seed, *clips)
-            training = Said.of(bank, "train", clips[0], head, labels[0][head])
-            validation = Said.of(bank, "val", clips[1], head, labels[1][head])
+            training = HeldOut.of(bank, "train", head, labels[0][head], groups[0])
+            validation = HeldOut.of(bank, "val", head, labels[1][head], groups[1])
             for way, weights in ways(names, training, validation):
                 shares = [f"{weight:.2f}" for weight in weights.tolist()]
-                table.add_row(str(seed), way, *shares, *training.told(weights), *validation.told(weights))
+                table.add_row(str(seed), way, *shares, *told(weights, training), *told(weights, validation))
         Console(width=140).print(table)
 
 

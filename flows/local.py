@@ -187,8 +187,10 @@ def _outcome(line: str, so_far: Outcome) -> Outcome:
 
 
 def _exit_code(last: deque[str], code: int) -> int:
-    """The stage's exit code, which DVC only tells in words; 1 where DVC itself failed, 75 where the disk is full
-    or its remote failed."""
+    """The stage's exit code, which DVC only tells in words; 1 where DVC itself failed.
+
+    But 75 where the disk is full or DVC's remote failed, as both may pass.
+    """
     code = code if code >= 128 and code != 255 else 1
     ran = False
     for line in last:

@@ -57,11 +57,12 @@ def publish_verdict(clone: Clone) -> None:
     from prefect.artifacts import create_markdown_artifact
 
     from flows.events import challenger_beats_champion
-    from tasks.promotion import awaits_decision
 
     workspace = Workspace(clone.root)
     if not (workspace.release / "release.json").is_file():
         return
+    from tasks.promotion import awaits_decision  # takes seconds
+
     said = ensure_registered(clone)  # judges it where DVC restored the release, so that the stage did not
     verdict = _verdict(workspace)
     if verdict is None:

@@ -72,7 +72,7 @@ class WorkersExecutor:
     def __init__(self, clone: Clone, lock: int, todo: Plan):
         self._clone, self._todo = clone, todo
         self._local = LocalExecutor(clone, lock)
-        self._stopped, self._left = threading.Event(), False
+        self._stopped, self._told_to_end = threading.Event(), False
         self._lockfile = threading.Lock()
         self._over: set[UUID] = set()
         self._run_id = this_run.id
@@ -116,7 +116,7 @@ class WorkersExecutor:
         But where this process is told to end (its machine or its worker is restarted): its run is started again in
         place, and finds the stages that went on.
         """
-        self._left = isinstance(sys.exception(), TerminationSignal)
+        self._told_to_end = isinstance(sys.exception(), TerminationSignal)
         self._stopped.set()
         self._local.stop()
 
@@ -192,7 +192,7 @@ class WorkersExecutor:
                 again = crashed is not None and run.run_count < STARTS and heard - crashed < RESTART_S
                 if state.is_final() and not again:
                     return run
-            if not self._left or _is_cancelled(client.read_flow_run(self._run_id)):
+            if not self._told_to_end or _is_cancelled(client.read_flow_run(self._run_id)):
                 client.set_flow_run_state(identity, Cancelling())
         raise InterruptedError(f"{step.name}: the run was cancelled")
 

@@ -149,6 +149,11 @@ def label_indices(clips: list[Clip], heads: Mapping[str, list[str]]) -> dict[str
     }
 
 
+def group_numbers(clips: list[Clip]) -> np.ndarray:
+    """A number for every clip, the same within a group, int64 (clips,)."""
+    return np.unique([clip.group for clip in clips], return_inverse=True)[1]
+
+
 def folds(clips: list[Clip], count: int) -> dict[str, int]:
     """Group → its fold in 0..count-1: groups stay whole, folds are as even in clips as that allows.
 

@@ -16,7 +16,7 @@ from models.distill.omnivorous import Omnivorous, alone
 from models.distill.supervised import Supervised
 from models.metrics import score, score_action
 from tasks.atomic import new_folder, write_json
-from tasks.clips import Clip, label_indices, read_clips, taught_clips
+from tasks.clips import Clip, group_numbers, label_indices, read_clips, taught_clips
 from tasks.errors import UserError
 from tasks.layout import Workspace
 from tasks.learner import Learner, Lessons, write_curves
@@ -267,14 +267,9 @@ def _lesson(
         list(learner.params.search.weights_temperature),
         held_out=all(learner.params.folds(name) > 1 for name in bank),
         strangers=np.array([clip.group not in taught for clip in train]),
-        train_groups=_groups(train),
-        val_groups=_groups(validation),
+        train_groups=group_numbers(train),
+        val_groups=group_numbers(validation),
     )
-
-
-def _groups(clips: list[Clip]) -> np.ndarray:
-    """A number for every clip, the same for those of one group, int64 (clips,)."""
-    return np.unique([clip.group for clip in clips], return_inverse=True)[1]
 
 
 def _of(lesson: Mixed | None, train: list[Clip], shown: list[Clip]) -> Lessons | None:

@@ -57,9 +57,8 @@ def evaluate(trained: Trained, workspace: Workspace) -> dict[str, Any]:
     rows = [_row(trained, name, said[name]) for name in (*params.teachers, *params.fused)]
     teachers = {name: said[name] for name in params.teachers}
     mixes, weights = _ensembles(trained, teachers) if len(teachers) > 1 else ([], {})
-    students = sorted(
-        params.students, key=lambda name: trained.about[name]["role"]
-    )  # baselines before students
+    # baselines before students
+    students = sorted(params.students, key=lambda name: trained.about[name]["role"])
     rows += mixes + [_row(trained, name, said[name]) for name in students]
 
     scored = score_models(rows, test)

@@ -92,23 +92,21 @@ def mixed(
         told = torch.from_numpy(labels != NO_LABEL)
         truth, seen = torch.from_numpy(labels), present.any(1) & told
         said = torch.from_numpy(np.stack([bank[name].train[head] for name in names], 2))
-        val = _Judged.of(bank, "val", head, val_labels[head], val_groups)
-        judged = _Judged.of(bank, "train", head, labels, train_groups) if held_out else val
+        val = HeldOut.of(bank, "val", head, val_labels[head], val_groups)
+        held = HeldOut.of(bank, "train", head, labels, train_groups) if held_out else val
         gamma = ensemble.weights_temperature
         if ensemble.weights in ("uniform", "learned"):
             gamma = 1.0  # they have none
         if gamma == "auto":
             gamma = choose_temperature(
-                val.logits, val.labels, val.present, candidates, ensemble.space, judged.losses, judged.present
+                val.logits, val.labels, val.present, candidates, ensemble.space, held.losses, held.present
             )
         if ensemble.weights == "learned":
-            of_all = learn_weights(
-                judged.logits, judged.labels, judged.present, ensemble.space, judged.groups
-            )
+            of_all = learn_weights(held.logits, held.labels, held.present, ensemble.space, held.groups)
         elif ensemble.weights == "uniform":
             of_all = torch.ones(len(names))
         else:
-            of_all = data_set_weights(judged.losses, gamma, judged.present)
+            of_all = data_set_weights(held.losses, gamma, held.present)
         share = normalise(of_all, present)
         if ensemble.weights == "per_sample":
             loss = cross_entropies(_view_mean(said[told].log_softmax(-1)), truth[told])
@@ -188,8 +186,8 @@ def apart(bank: dict[str, Teachings]) -> Mixed:
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """What the teachers say of clips whose labels are known, for one head.
+class HeldOut:
+    """What the teachers say, for one head, of labelled clips that they did not learn from.
 
     Attributes:
         said: (clips, views, teachers, classes), logits.
@@ -210,7 +208,7 @@ class _Judged:
         head: str,
         labels: np.ndarray,
         groups: np.ndarray,
-    ) -> "_Judged":
+    ) -> "HeldOut":
         """Of the clips of `split`, those that have a label and that any teacher saw."""
         present = np.stack([getattr(teachings, f"{split}_present") for teachings in bank.values()], 1)
         rows = present.any(1) & (labels != NO_LABEL)

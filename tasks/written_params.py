@@ -160,9 +160,10 @@ class _Draft:
             if is_lost:
                 student["learns_from"] = lesson
             needs_hints = student["method"]["kind"] in _NEED_HINTS
-            if needs_hints and not any(teacher in teachers for teacher in heard):
-                is_lost = True  # a fused teacher gives none
-            if student.get("ensemble") and (is_lost or not heard):
+            is_hintless = needs_hints and not any(
+                teacher in teachers for teacher in heard
+            )  # fused ones give none
+            if student.get("ensemble") and (is_lost or is_hintless or not heard):
                 heard.extend(name for name in teachers if name not in heard)
                 self.notes.append(f"students.{name} now learns from all teachers")
             of_one = [teachers[teacher] for teacher in heard if teacher in teachers]
