@@ -18,10 +18,12 @@ from torch import Tensor
 from models.calibration import apply, fit_temperature, nll
 from models.ensemble import data_set_weights, learn_weights, mix, normalise
 from tasks.clips import group_numbers, label_indices, read_clips, taught_clips
+from tasks.errors import UserError
 from tasks.layout import Workspace
 from tasks.lessons import HeldOut
 from tasks.params import load
 from tasks.teach import load_bank
+from tasks.yaml_file import suggestion
 
 
 def told(weights: Tensor, held: HeldOut) -> list[str]:
@@ -52,8 +54,30 @@ def main() -> None:
     parser.add_argument("--of", nargs="+", required=True, metavar="TEACHER", help="whose words are mixed")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    workspace, names = Workspace(asked.workspace), asked.of
+    try:
+        for table in tables(Workspace(asked.workspace), asked.of):
+            Console(width=140).print(table)
+    except UserError as error:
+        parser.exit(error.exit_code, f"{error}\n")
+
+
+def tables(workspace: Workspace, names: list[str]) -> Iterator[Table]:
+    """One for every head.
+
+    Raises:
+        UserError: no params or teachings there, or a teacher that they do not name, or that is not cross-fitted.
+    """
     params = load(workspace.params)
+    known = [*params.teachers, *params.fused]
+    for name in names:
+        if name not in known:
+            raise UserError(f"there is no teacher {name!r}{suggestion(name, known)}", file=workspace.params)
+        if params.folds(name) == 1:
+            raise UserError(
+                f"{name} is not cross-fitted: what it says of training clips is what it memorised",
+                file=workspace.params,
+                remedy="folds: 3",
+            )
     clips = taught_clips(workspace.index), read_clips(workspace.index, "val")
     labels = [label_indices(each, params.data.heads) for each in clips]
     groups = [group_numbers(each) for each in clips]
@@ -66,7 +90,7 @@ def main() -> None:
             for way, weights in ways(names, training, validation):
                 shares = [f"{weight:.2f}" for weight in weights.tolist()]
                 table.add_row(str(seed), way, *shares, *told(weights, training), *told(weights, validation))
-        Console(width=140).print(table)
+        yield table
 
 
 if __name__ == "__main__":
