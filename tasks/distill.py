@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
 
 from models.distill.kd import KD
 from models.distill.method import Method, Taught
@@ -15,6 +14,7 @@ from models.distill.mst import MST
 from models.distill.omnivorous import Omnivorous, alone
 from models.distill.supervised import Supervised
 from models.metrics import score, score_action
+from models.preference import is_preferred, standard_error
 from tasks.atomic import new_folder, write_json
 from tasks.clips import Clip, group_numbers, label_indices, read_clips, taught_clips
 from tasks.errors import UserError
@@ -39,10 +39,12 @@ class Trial:
     Attributes:
         student: the numbers.
         losses: NLL of every validation clip, float64 (clips,): of the action and of each head, calibrated.
+        groups: a number for each of these clips, the same within a group, (clips,).
     """
 
     student: Student
     losses: Mapping[str, np.ndarray]
+    groups: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -199,22 +201,21 @@ def _verdict(
 ) -> dict[str, float | bool | None]:
     """Whether the lesson is refused, as validation's actions are likelier by labels alone, and by what figures.
 
-    Trained to the end, not for a trial: a lesson pays late (Beyer et al., CVPR 2022, arXiv 2106.05237). Likelier by
-    more than a standard error, as in `_preferred`: where validation cannot tell the two apart the lesson stays, as it
-    also calibrates.
+    Trained to the end, not for a trial: a lesson pays late (Beyer et al., CVPR 2022, arXiv 2106.05237). Likelier beyond
+    chance, as in `_preferred`: where validation cannot tell the two apart the lesson stays, as it also calibrates.
 
     Returns:
         for student.json: NLL of the action in nats, mean over clips and seeds, by the `lesson` and by `labels` alone;
-        `error`, the standard error of their difference, None of a single clip; `refused`.
+        `error`, the standard error of their difference, None of a single group; `refused`.
     """
 
     def losses(made: Mapping[int, _Made]) -> np.ndarray:
         of_seeds = [_losses(learner, one.committee)[_ACTION] for one in made.values()]
         return np.asarray(np.mean(of_seeds, axis=0))
 
-    told, untold = losses(taught), losses(by_labels)
-    error = _standard_error(told - untold)
-    refused = bool(told.mean() - untold.mean() > error)
+    told, untold, groups = losses(taught), losses(by_labels), group_numbers(learner.validation)
+    error = standard_error(told - untold, groups)
+    refused = is_preferred(told - untold, groups)
     print(
         f"auto {learner.name}: validation NLL of the action {told.mean():.4f} by the lesson, {untold.mean():.4f} by "
         f"labels alone, standard error of the difference {error:.4f}: "
@@ -333,10 +334,11 @@ def _settle(
     the baseline, tried once whatever τ, for a head that is better off without. The first candidates are taken unless
     others are likelier on validation beyond chance (`_preferred`), twice: a training differs from the next by more than
     the choice of clips tells, so what wins is trained once more beside the first candidate, from another seed, and has
-    to win again. First τ, γ and λ_KD by the action, then λ_KD by every head. Whether any lesson is better than none is
-    not for short trials to say, as lessons pay late: if all heads would be without, they keep the λ_KD of the best
-    trial with a lesson, and `_students` decides. The divergence is settled last, at these numbers: a full grid would
-    take as many times longer as there are candidates. Until then it is forward KL.
+    to win again. Where validation is one group nothing could win, and nothing is tried. First τ, γ and λ_KD by the
+    action, then λ_KD by every head. Whether any lesson is better than none is not for short trials to say, as lessons
+    pay late: if all heads would be without, they keep the λ_KD of the best trial with a lesson, and `_students`
+    decides. The divergence is settled last, at these numbers, and is forward KL until then: a full grid would take as
+    many times longer as there are candidates.
     """
     if bank is None or not isinstance(student.method, Taught):
         return student
@@ -344,7 +346,16 @@ def _settle(
     if training.warmup_epochs >= training.epochs:
         training = training.model_copy(update={"warmup_epochs": training.epochs - 1})
 
+    groups = group_numbers(learner.validation)
+
     def tried(trials: list[Student], seed: int = seed) -> list[Trial]:
+        if len(set(groups)) == 1:
+            print(
+                f"auto {learner.name}: the first candidate stays, none is tried: validation is one group, which says "
+                "nothing of others"
+            )
+            alike = dict.fromkeys([_ACTION, *learner.params.class_counts], np.zeros(len(groups)))
+            return [Trial(trial, alike, groups) for trial in trials]
         found = []
         for trial in trials:
             trying = replace(learner, method=trial.method)
@@ -354,7 +365,7 @@ def _settle(
             losses = _losses(trying, trying.finish([network])[0])
             told = ", ".join(f"{head} {values.mean():.4f}" for head, values in losses.items())
             print(f"auto {learner.name}: {_described(trial)} → validation NLL {told}")
-            found.append(Trial(trial, losses))
+            found.append(Trial(trial, losses, groups))
         return found
 
     def chosen(found: list[Trial]) -> Trial:
@@ -395,27 +406,14 @@ def _losses(learner: Learner, committee: Committee) -> dict[str, np.ndarray]:
 
 
 def _preferred(found: list[Trial], head: str = _ACTION) -> Trial:
-    """The first trial, unless another is likelier on validation beyond chance.
+    """The first trial, unless another is likelier on validation beyond chance (`is_preferred`).
 
     Short trainings on few clips differ by chance. The order of the candidates in params.yaml says what is preferred
-    where validation cannot tell (the one-standard-error rule of Breiman et al., Classification and Regression Trees,
-    1984, section 3.4.3, with the error of the paired difference). Of several rivals the best is likelier by more than
-    one standard error half the time where all are alike: so as many are asked for as give the first trial the same
-    odds of 0.84 as against one (Šidák, JASA 62, 1967).
+    where validation cannot tell.
     """
     first, best = found[0], min(found, key=lambda trial: float(trial.losses[head].mean()))
     gain = first.losses[head] - best.losses[head]
-    return best if gain.mean() > _errors_asked_for(len(found) - 1) * _standard_error(gain) else first
-
-
-def _errors_asked_for(rivals: int) -> float:
-    """Standard errors by which the best of so many rivals must win: 1 of one, 1.7 of four, 2.1 of ten."""
-    return float(norm.ppf(norm.cdf(1.0) ** (1 / max(1, rivals))))
-
-
-def _standard_error(gain: np.ndarray) -> float:
-    """Of the mean of `gain`, (clips,), by the choice of the clips; infinite where there is but one."""
-    return float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else np.inf
+    return best if is_preferred(gain, first.groups, len(found) - 1) else first
 
 
 def _is_taught(student: Student) -> bool:

@@ -18,6 +18,12 @@ ROOT = Path(__file__).parents[2]
 HEADS = ("verb", "noun")
 
 
+def validation_clips(count, groups=None):
+    """Clips of so many groups, one after the other, or each its own."""
+    size = count // (groups or count)
+    return [Clip(f"c{i}", "v.mp4", i, i + 1, f"g{i // size}", "val", {}, {}) for i in range(count)]
+
+
 @dataclass(frozen=True)
 class Scripted:
     """A learner whose trainings take no time: NLL of a head as written down for its method."""
@@ -31,6 +37,7 @@ class Scripted:
     unsure: Any = field(default_factory=dict)
     lucky: Any = field(default_factory=dict)
     seeds: list[int] = field(default_factory=list)
+    validation: list[Clip] = field(default_factory=lambda: validation_clips(20))
 
     def train(self, clips, lessons, seed, member, training):
         assert training.epochs == self.params.search.epochs
@@ -157,6 +164,36 @@ def test_what_wins_by_one_seed_alone_is_not_chosen(lucky, chosen):
     assert learner.seeds == [0, 0, 1, 1]
 
 
+def test_of_one_group_nothing_is_tried_and_the_first_candidates_stay(capsys):
+    learner, bank, student = settle(
+        by_temperature_weight_and_divergence,
+        temperature="auto",
+        distillation_weight="auto",
+        divergence="auto",
+    )
+    learner = replace(learner, validation=validation_clips(20, groups=1))
+    found = _settle(learner, student, bank, [], [], [], seed=0).method  # type: ignore[arg-type]
+    assert learner.tried == []
+    assert (found.temperature, found.divergence) == (1.0, "forward_kl")
+    assert found.distillation_weight == {"verb": 0.5, "noun": 0.5}, "the first with a lesson"
+    assert "validation is one group" in capsys.readouterr().out
+
+
+def test_of_few_groups_more_is_asked():
+    """Both heads gain 0.2 at τ 3 on average, by group more or less: ten groups tell that much, two do not."""
+
+    def better_at_three(method):
+        return dict.fromkeys(HEADS, 1.0 - 0.1 * (method.temperature - 1))
+
+    chosen = {}
+    for groups in (10, 2):
+        learner, bank, student = settle(better_at_three, temperature="auto")
+        learner = replace(learner, unsure={3.0: 0.5}, validation=validation_clips(20, groups))
+        found = _settle(learner, student, bank, [], [], [], seed=0)  # type: ignore[arg-type]
+        chosen[groups] = found.method.temperature
+    assert chosen == {10: 3.0, 2: 1.0}
+
+
 def test_short_trials_refuse_no_lesson():
     found, tried = settled(harmful, temperature="auto", distillation_weight="auto", divergence="auto")
     assert found.distillation_weight == 0.5  # the least harmful one
@@ -216,7 +253,8 @@ def test_chance_moves_a_choice_as_rarely_among_many_as_between_two(rivals):
     kept = 0
     for _ in range(400):
         losses = random.normal(1.0, 0.3, (rivals + 1, 40))
-        found = [Trial(None, {"action": values}) for values in losses]  # type: ignore[arg-type]
+        alone = np.arange(40)
+        found = [Trial(None, {"action": values}, alone) for values in losses]  # type: ignore[arg-type]
         kept += _preferred(found) is found[0]
     assert 0.8 < kept / 400 < 0.93
 
@@ -248,6 +286,7 @@ def test_trained_to_the_end_a_lesson_stays_unless_labels_are_likelier_beyond_cha
     monkeypatch.setattr("tasks.distill._trained", lambda *_: taught)
     monkeypatch.setattr("tasks.distill._by_labels", lambda *_: untold)
     learner, _, student = settle(harmful, distillation_weight="auto")
+    learner = replace(learner, validation=validation_clips(3))
     kept = _students(learner, _without_hints(student), [], [], [])  # type: ignore[arg-type]
     for seed, one in kept.items():
         assert one.committee is (untold if refused else taught)[seed].committee
@@ -279,6 +318,7 @@ def test_hints_are_refused_before_the_lesson_is(monkeypatch, hinted, plain, meth
     monkeypatch.setattr("tasks.distill._by_labels", lambda *_: made((1.2, 1.2, 1.2), method="supervised"))
     monkeypatch.setattr("tasks.distill._losses", lambda _, committee: {"action": committee})
     learner, _, student = settle(harmful, distillation_weight="auto")
+    learner = replace(learner, validation=validation_clips(3))
     (kept,) = _students(learner, student, [], [], []).values()  # type: ignore[arg-type]
     assert (kept.method, trained, kept.committee[0]) == (method, tried, first)  # type: ignore[index]
     verdict = kept.chosen["refusal"]
