@@ -70,6 +70,11 @@ class Part:
             _wait(self._process, self._address, self.log)
 
     @property
+    def is_running(self) -> bool:
+        """Whether its first process has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def family(self) -> list[psutil.Process]:
         """Its processes, itself first."""
         assert self._process is not None
@@ -216,7 +221,7 @@ def team(project: Path, folder: Path, workers: Mapping[str, str]) -> Iterator[Te
             deploy(Clone(coordinator), dry_run=False)
         clones = {name: folder / name for name in workers}
         for name, queue in workers.items():
-            begin(name, _worker(folder, name, queue, environment))
+            begin(name, new_worker(folder, name, queue, environment))
         own = _in(coordinator, environment)
         yield Team(coordinator, clones, parts, store, own, settings)
 
@@ -291,8 +296,8 @@ def _publish(
     here("git", "remote", "set-url", "origin", str(origin))
 
 
-def _worker(folder: Path, name: str, queue: str, environment: Mapping[str, str]) -> Part:
-    """A worker in a clone of its own."""
+def new_worker(folder: Path, name: str, queue: str, environment: Mapping[str, str]) -> Part:
+    """A worker in a clone of its own, beside the team's others; not begun."""
     clone = folder / name
     subprocess.run(["git", "clone", "--quiet", folder / "origin.git", clone], env=environment, check=True)
     home = folder / "prefect" / name

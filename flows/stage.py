@@ -4,11 +4,16 @@ The other end of `flows.workers`. What it needs and makes travels through the DV
 run's state; what dvc.lock is to say of it, in an artifact.
 """
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from prefect import State, flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -24,9 +29,27 @@ ENTRY = "dvc-lock"
 """Key of the artifact that holds the stage's entry of dvc.lock."""
 _FAILED = re.compile(r"exit code (\d+): (.*)", re.DOTALL)
 _FENCED = re.compile(r"```yaml\n(.*)```", re.DOTALL)
+_NO_DEVICE = "this worker's device computes nothing any more"
+_ANSWER_S = 120.0
+"""A GPU that has not computed anything for so long, its process's start included, hangs."""
 
 
-@flow(log_prints=True, persist_result=False, result_serializer="json")
+def leave(flow: Any, flow_run: Any, state: State[Any]) -> None:
+    """End the worker that we run in, where its device computes nothing any more.
+
+    It would take every stage that is due, as it is always free, and fail it. Whoever restarts it
+    (systemd, Compose, Kubernetes) does so until the device computes again: start-worker asks first.
+    """
+    if _NO_DEVICE not in (state.message or ""):
+        return
+    for process in psutil.Process(os.getpid()).parents():
+        with suppress(psutil.Error):
+            if {"worker", "start", "--work-queue"} <= set(process.cmdline()):
+                process.terminate()
+                return
+
+
+@flow(log_prints=True, persist_result=False, result_serializer="json", on_failure=[leave])
 def stage(
     stage: str,
     commit: str,
@@ -65,6 +88,10 @@ def stage(
             remote.push_made(clone, stage)
             made = lockfile.entries(clone)[stage]
     except StageFailed as error:
+        if fault := _fault_of_device(clone):
+            # the stage's own words name what it was doing when the device failed
+            reason = f"{_NO_DEVICE}: {fault}\n{error.reason}"
+            return Failed(message=f"exit code {InfrastructureError.exit_code}: {reason}")
         return Failed(message=f"exit code {error.exit_code}: {error.reason}")
     except (UserError, InfrastructureError) as error:
         return Failed(message=f"exit code {error.exit_code}: {error}")
@@ -75,6 +102,23 @@ def stage(
         return Failed(message=f"exit code {InfrastructureError.exit_code}: {error}")
     create_markdown_artifact(fenced(made), key=ENTRY, description=f"What dvc.lock says of {stage}")
     return Completed(message=outcome.value)
+
+
+def _fault_of_device(clone: Clone) -> str:
+    """Why the device that the settings name computes nothing; empty where it does."""
+    asked = subprocess.Popen(
+        [sys.executable, "-m", "tasks.check_device"],
+        cwd=clone.root,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _, said = asked.communicate(timeout=_ANSWER_S)
+    except subprocess.TimeoutExpired:
+        asked.kill()  # and is not waited for: in a driver that hangs no signal reaches it
+        return f"it has not answered for {_ANSWER_S:g} s"
+    return said.strip() if asked.returncode == UserError.exit_code else ""
 
 
 def told(state: State[Any]) -> tuple[int, str]:

@@ -69,10 +69,15 @@ def _known(error: Exception) -> UserError | InfrastructureError | None:
             "  → make room and run again: finished epochs and shards are still there"
         )
     if isinstance(error, RuntimeError) and "torch" in sys.modules:
-        from tasks.inference import is_out_of_memory
+        from tasks.inference import is_gpu_failure, is_out_of_memory
 
+        first = str(error).partition("\n")[0]
+        if is_gpu_failure(error):
+            return InfrastructureError(
+                f"a GPU failed: {first}\n"
+                "  → run again: finished epochs are still there; nvidia-smi and the kernel's log (Xid) say what it was"
+            )
         if is_out_of_memory(error):
-            first, *_ = str(error).splitlines()
             return UserError(
                 f"a GPU's memory is full: {first.partition(' Of the allocated memory')[0]}",
                 remedy="lower `batch` of its training, or set UNDERSTUDY_SLOTS=1 where several stages share one GPU; "

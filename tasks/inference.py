@@ -67,6 +67,27 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def is_gpu_failure(error: BaseException) -> bool:
+    """Whether the error says that a GPU, its driver or the way to it failed, which another GPU may be spared.
+
+    But an assertion in a kernel is a defect of ours, as a class that is none, and fails everywhere.
+    """
+    return (
+        isinstance(error, RuntimeError)
+        and any(
+            words in str(error)
+            for words in (
+                "CUDA error",
+                "CUDNN_STATUS_EXECUTION_FAILED",
+                "CUDNN_STATUS_MAPPING_ERROR",
+                "NCCL error",
+            )
+        )
+        and "device-side assert" not in str(error)
+        and not is_out_of_memory(error)
+    )
+
+
 def view_logits(
     committee: Committee,
     shards: Shards | SharedShards,

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from benchmarks.small import with_fusion
-from benchmarks.team import Team, team
+from benchmarks.team import Team, new_worker, team
 from tasks.register import without_pictures
 
 pytestmark = pytest.mark.slow
@@ -189,6 +189,31 @@ def test_a_worker_takes_the_networks_and_senses_that_what_it_reads_stands_for(cr
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((crew.coordinator / "reports" / "comparison.json").read_text())["rows"]
     assert {"both", "routed", "shown"} <= {row["name"] for row in rows}
+
+
+def test_a_worker_whose_gpu_is_gone_ends_and_its_stage_goes_to_another(crew: Team, finished):
+    """It would take all that is due, and fail it. Started again, it waits until its GPU computes (infra/start-worker)."""
+    set_epochs(crew, "audio", 4)
+    commit(crew, "gone")
+    healthy = [crew.parts["gpu-1"], crew.parts["gpu-2"]]
+    for part in healthy:
+        part.end()
+    gone = {"UNDERSTUDY_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
+    broken = new_worker(crew.coordinator.parent, "gpu-3", "gpu", crew.environment | gone)
+    broken.begin()
+    run = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", "--executor", "workers", "train_teacher@audio"],
+        cwd=crew.coordinator, env=crew.environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: not broken.is_running, 300)
+    for part in healthy:
+        part.begin()
+    said, _ = run.communicate(timeout=600)
+    assert run.returncode == 0, said
+    assert outcomes(said)["train_teacher@audio"] == "ran"
+    (failed,) = [run for run in stage_runs(crew) if run["clone"] == "gpu-3"]
+    assert failed["state"] == "Failed"
+    assert failed["message"].startswith("exit code 75: this worker's device computes nothing any more")
 
 
 def last(crew: Team, stage: str) -> dict[str, Any]:

@@ -126,6 +126,22 @@ def test_exit_codes_and_words_make_the_trip(asking: Clone, worker: Clone):
     assert told(made(worker, "ingest", commit(asking)))[0] == 75
 
 
+def test_a_stage_that_failed_where_the_device_computes_nothing_is_worth_another_try(
+    asking: Clone, worker: Clone, monkeypatch: pytest.MonkeyPatch
+):
+    from flows.stage import told
+
+    monkeypatch.setenv("UNDERSTUDY_DEVICE", "meta-analysis")
+    assert made(worker, "ingest", commit_of(asking)).message == "ran", "one that needs no device is no matter"
+    (asking.root / "source.txt").write_text("poison")
+    code, reason = told(made(worker, "ingest", commit(asking)))
+    assert code == 75
+    assert reason.startswith(
+        "this worker's device computes nothing any more: UNDERSTUDY_DEVICE is 'meta-analysis'"
+    )
+    assert reason.endswith("source.txt, row 1: poison")
+
+
 def test_a_worker_refuses_a_changed_clone_and_a_commit_that_nobody_pushed(asking: Clone, worker: Clone):
     from flows.stage import told
 

@@ -232,7 +232,7 @@ def test_a_worker_whose_gpu_computes_nothing_takes_no_runs(bare: dict[str, str],
     (tmp_path / "of-the-worker").mkdir()
     (tmp_path / "of-the-worker" / "dvc.yaml").touch()
     # checks with the real one, and echoes the rest
-    real = f'#!/bin/sh\n[ "$1" != - ] || exec "{sys.executable}" -\necho python "$@"\n'
+    real = f'#!/bin/sh\n[ "$2" != tasks.check_device ] || exec "{sys.executable}" "$@"\necho python "$@"\n'
     (tmp_path / "python").write_text(real)
     places = {"UNDERSTUDY_CLONE": str(tmp_path / "of-the-worker"), "PYTHONPATH": str(INFRA.parent)}
     done = start("start-worker", bare | WORKER_NEEDS | places | {"UNDERSTUDY_DEVICE": "meta-analysis"}, queue)

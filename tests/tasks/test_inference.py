@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tasks.__main__ import _known
-from tasks.errors import UserError
+from tasks.errors import InfrastructureError, UserError
 from tasks.inference import device, is_out_of_memory
 
 FULL = (
@@ -62,6 +62,26 @@ def test_a_full_gpu_ends_a_stage_with_what_to_do():
 def test_other_errors_are_told_apart(error: Exception, full: bool):
     assert is_out_of_memory(error) == full
     assert (_known(error) is not None) == full
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be asynchronously reported",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "NCCL error in: ProcessGroupNCCL.cpp:1, unhandled cuda error",
+    ],
+)
+def test_a_gpu_that_fails_is_worth_another_try_elsewhere(words: str):
+    known = _known(RuntimeError(words))
+    assert isinstance(known, InfrastructureError)
+    first, remedy = str(known).splitlines()
+    assert first == f"a GPU failed: {words.splitlines()[0]}"
+    assert "run again: finished epochs are still there" in remedy
+
+
+def test_an_assertion_in_a_kernel_is_a_defect_of_ours():
+    assert _known(RuntimeError("CUDA error: device-side assert triggered")) is None
 
 
 def test_one_gpu_for_several_ranks_is_refused(monkeypatch: pytest.MonkeyPatch):
