@@ -106,11 +106,13 @@ class VideoNetwork(nn.Module):
 
     Attributes:
         width: channels of the clip features.
+        stride: frames that a step covers.
         mean, deviation: of each channel of the frames that the published weights were trained on.
         classifier: the beginning of the names of the classifier's tensors.
         whose: what a file of weights has to be for, in words.
     """
 
+    stride: int
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
     classifier: str
@@ -135,7 +137,7 @@ class VideoNetwork(nn.Module):
         """
         pictures = in_three_channels(normalise(x, self.normalisation, self.mean, self.deviation))
         steps = self.steps(pictures.transpose(1, 2))
-        return steps.mean(dim=1), temporal.of_frames(steps, x.shape[1])
+        return steps.mean(dim=1), temporal.of_frames(steps, x.shape[1], self.stride)
 
     def gather(self, moments: Tensor) -> Tensor:
         """Put the features of moments (batch, frames, self.width) together to the clips' (batch, self.width).

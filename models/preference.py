@@ -40,6 +40,6 @@ def standard_error(gain: np.ndarray, groups: np.ndarray) -> float:
 def errors_asked_for(groups: int, rivals: int) -> float:
     """Standard errors by which the best of `rivals` must be ahead, judged on at least two groups.
 
-    One rival and many groups: 1; four: 1.7; ten: 2.1. One rival and three groups: 1.3; four: 3.3; ten: 5.3.
+    One rival and many groups: 1; four: 1.7; ten: 2.1. One rival and three groups: 1.3; four: 3.2; ten: 5.3.
     """
     return float(t.ppf(norm.cdf(1.0) ** (1 / max(1, rivals)), groups - 1))

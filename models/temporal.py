@@ -77,18 +77,18 @@ def with_change(x: Tensor) -> Tensor:
     return torch.cat([x, torch.cat([change, change[:, -1:]], dim=1)], dim=2)
 
 
-def of_frames(steps: Tensor, frames: int) -> Tensor:
+def of_frames(steps: Tensor, frames: int, stride: int) -> Tensor:
     """Give every frame the features of the step it falls into, for networks that merge neighbouring frames.
 
     Args:
-        steps: (batch, steps, width), each of as many frames as the others; with a remainder the last has fewer.
-        frames: of the clip, at least as many as steps.
+        steps: (batch, steps, width).
+        frames: of the clip.
+        stride: frames that a step covers; with a remainder the last covers fewer.
 
     Returns:
         (batch, frames, width).
     """
-    place = torch.arange(frames, device=steps.device) * steps.shape[1] // frames
-    return steps[:, place]
+    return steps[:, torch.arange(frames, device=steps.device) // stride]
 
 
 class Mean(nn.Module):

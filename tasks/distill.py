@@ -348,7 +348,7 @@ def _settle(
 
     groups = group_numbers(learner.validation)
 
-    def tried(trials: list[Student], seed: int = seed) -> list[Trial]:
+    def tried(trials: list[Student], weights_seed: int = seed) -> list[Trial]:
         if len(set(groups)) == 1:
             print(
                 f"auto {learner.name}: the first candidate stays, none is tried: validation is one group, which says "
@@ -361,36 +361,42 @@ def _settle(
             trying = replace(learner, method=trial.method)
             lesson = _lesson(learner, trial, bank, train, validation)
             shown = _shown(trial, seen)
-            network, _ = trying.train(shown, _of(lesson, train, shown), seed, 0, training)
+            told = _of(lesson, train, shown)
+            # the lesson is of this seed's views, whatever the weights begin from
+            network, _ = trying.train(shown, told, weights_seed, 0, training, views_seed=seed)
             losses = _losses(trying, trying.finish([network])[0])
-            told = ", ".join(f"{head} {values.mean():.4f}" for head, values in losses.items())
-            print(f"auto {learner.name}: {_described(trial)} → validation NLL {told}")
+            means = ", ".join(f"{head} {values.mean():.4f}" for head, values in losses.items())
+            print(f"auto {learner.name}: {_described(trial)} → validation NLL {means}")
             found.append(Trial(trial, losses, groups))
         return found
 
-    def chosen(found: list[Trial]) -> Trial:
-        first, best = found[0], _preferred(found)
-        if best is first:
-            return first
-        print(
-            f"auto {learner.name}: {_described(best.student)} once more beside the first, from another seed"
-        )
-        again = tried([first.student, best.student], seed + 1)
-        return best if _preferred(again) is again[1] else first
+    def twice_preferred(found: list[Trial], heads: Iterable[str] = (_ACTION,)) -> dict[str, Trial]:
+        first, best = found[0], {head: _preferred(found, head) for head in heads}
+        rivals = [trial for trial in found[1:] if any(trial is winner for winner in best.values())]
+        if not rivals:
+            return best
+        print(f"auto {learner.name}: what won once more beside the first candidate, from another seed")
+        again = tried([first.student, *(rival.student for rival in rivals)], seed + 1)
+        won = {id(trial): repeated for trial, repeated in zip([first, *rivals], again, strict=True)}
+        return {
+            head: winner if _preferred([again[0], won[id(winner)]], head) is won[id(winner)] else first
+            for head, winner in best.items()
+        }
 
     trials = list(_trials(student, learner, any(not clip.labelled for clip in seen)))
     best = trials[0]
     if len(trials) > 1:
         found = tried(trials)
-        best = chosen([trial for trial in found if _is_taught(trial.student)] or found).student
+        taught = [trial for trial in found if _is_taught(trial.student)]
+        best = twice_preferred(taught or found)[_ACTION].student
         if student.method.distillation_weight == "auto":
-            shares = _shares(best, found, learner.params.class_counts)
+            by_head = twice_preferred(_alike(best, found), learner.params.class_counts)
+            shares = {head: _weight(trial.student) for head, trial in by_head.items()}
             if any(shares.values()) or _tuned(best)["unlabelled_weight"]:
                 best = _with_shares(best, shares)
     if student.method.divergence == "auto" and _is_taught(best):
-        best = chosen(
-            tried([_with(best, divergence=name) for name in learner.params.search.divergence])
-        ).student
+        divergences = [_with(best, divergence=name) for name in learner.params.search.divergence]
+        best = twice_preferred(tried(divergences))[_ACTION].student
     if best != student:
         print(f"auto {learner.name}: chosen {_described(best)}")
     return best
@@ -424,8 +430,8 @@ def _is_taught(student: Student) -> bool:
     return of_labelled or student.method.unlabelled_weight != 0
 
 
-def _shares(best: Student, found: list[Trial], heads: Iterable[str]) -> dict[str, float]:
-    """For every head the λ_KD that it prefers, among the trials with τ, γ and λ_U of the best one.
+def _alike(best: Student, found: list[Trial]) -> list[Trial]:
+    """The trials among which every head has its λ_KD chosen: the best one first, then others with its τ, γ and λ_U.
 
     The trial without any lesson is λ_KD = 0 of every τ and γ; so it counts too, if the best one has λ_U = 0 as well.
     """
@@ -435,9 +441,7 @@ def _shares(best: Student, found: list[Trial], heads: Iterable[str]) -> dict[str
         for trial in found
         if _tuned(trial.student) == _tuned(best) or (is_silent_too and not _is_taught(trial.student))
     ]
-    # For each head the best one's, unless another is likelier: `_preferred` keeps the first.
-    alike.sort(key=lambda trial: trial.student != best)
-    return {head: _weight(_preferred(alike, head).student) for head in heads}
+    return sorted(alike, key=lambda trial: trial.student != best)
 
 
 def _weight(student: Student) -> float:

@@ -18,6 +18,7 @@ from torch import nn
 
 import models.distill.divergences
 import models.distill.method
+import models.ensemble
 import models.heads
 import models.metrics
 import models.network
@@ -25,10 +26,12 @@ import models.pictures
 import models.temporal
 import models.weights
 import tasks.batches
+import tasks.clips
 import tasks.gathering
 import tasks.inference
 import tasks.modalities.frames
 import tasks.modalities.modality
+import tasks.networks
 import tasks.shards
 import tasks.stores.weights
 import tasks.training
@@ -213,6 +216,7 @@ class Learner:
         member: int,
         training: Training | None = None,
         begin: Network | None = None,
+        views_seed: int | None = None,
     ) -> tuple[Network, list[Epoch]]:
         """Train one network on `clips`, as one MLflow run; the network and its history.
 
@@ -226,8 +230,10 @@ class Learner:
             member: which network of its committee.
             training: another budget than the learner's own.
             begin: what it starts from, left as it is; None: weights drawn from (seed, member), or pretrained ones.
+            views_seed: of the views, where lessons are of other ones than `seed` would draw.
         """
         training = training or self.training
+        views_seed = seed if views_seed is None else views_seed
         labels = {
             head: torch.from_numpy(values)
             for head, values in label_indices(clips, self.params.data.heads).items()
@@ -237,7 +243,7 @@ class Learner:
             self.workspace.root
             / settings().work
             / "trainings"
-            / f"{self._key(clips, lessons, seed, member, training, begin)}.pt"
+            / f"{self._key(clips, lessons, (seed, views_seed), member, training, begin)}.pt"
         )
 
         def objective(output: Output, batch: Batch, progress: float) -> Losses:
@@ -290,7 +296,7 @@ class Learner:
                     seed=seed,
                     clips=len(clips),
                     shown=sum(clip.labelled for clip in clips),
-                    batches=functools.partial(self._batches, clips, seed),
+                    batches=functools.partial(self._batches, clips, views_seed),
                     objective=objective,
                     moments=self.method.needs_hints,
                     companion=companion,
@@ -317,7 +323,7 @@ class Learner:
         self,
         clips: list[Clip],
         lessons: Lessons | None,
-        seed: int,
+        seeds: tuple[int, int],
         member: int,
         training: Training,
         begin: Network | None,
@@ -334,13 +340,16 @@ class Learner:
                 models.heads,
                 models.distill.divergences,
                 models.distill.method,
+                models.ensemble,
                 sys.modules[type(self.method).__module__],
                 sys.modules[type(self).__module__],
                 tasks.batches,
+                tasks.clips,
                 tasks.gathering,
                 tasks.inference,
                 tasks.modalities.frames,
                 tasks.modalities.modality,
+                tasks.networks,
                 tasks.shards,
                 tasks.stores.weights,
                 sys.modules[__name__],
@@ -360,7 +369,7 @@ class Learner:
             [file_digest(Path(file)) for file in self.spec.pretrained if Path(file).exists()],
             _begun_from(begin) if begin is not None else None,
             lessons.digest if lessons else None,
-            seed,
+            seeds,
             member,
         )
 

@@ -204,6 +204,13 @@ def _calibrated(
         divisor = np.full(len(train), temperature[head], np.float32)
         if learner.params.folds(learner.name) > 1:
             rows = raw.train_present & (labels[head] != NO_LABEL)
+            if not rows.any():
+                raise UserError(
+                    f"teacher {learner.name} can say nothing of any training clip: in none of the other folds is "
+                    f"there a clip of the same {head}",
+                    file=learner.workspace.params,
+                    remedy=f"teachers.{learner.name}.folds: 1, or more groups of each class",
+                )
             flat = torch.from_numpy(values[rows].reshape(-1, values.shape[-1]))
             views = values.shape[1]
             truth = torch.from_numpy(labels[head][rows]).repeat_interleave(views)
@@ -272,7 +279,9 @@ def _by_who_never_saw(
 def _standardised(moments: np.ndarray) -> np.ndarray:
     """Every feature (…, width) to mean 0 and deviation 1; one that never changes to 0."""
     flat = moments.reshape(-1, moments.shape[-1])
-    return (moments - flat.mean(0)) / (flat.std(0) + np.float32(1e-6))
+    # In float64: numpy adds one row after another, and a fold of EPIC has a million.
+    mean, deviation = (of(axis=0, dtype=np.float64).astype(np.float32) for of in (flat.mean, flat.std))
+    return (moments - mean) / (deviation + np.float32(1e-6))
 
 
 def load_bank(

@@ -75,6 +75,7 @@ class ResidualNetwork(VideoNetwork):
     """
 
     video: "VideoResNet"
+    stride = 8
     # Of the frames that torchvision's weights of r3d_18 were trained on.
     mean = (0.43216, 0.394666, 0.37645)
     deviation = (0.22803, 0.22145, 0.216989)

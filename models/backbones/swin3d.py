@@ -74,6 +74,7 @@ class SwinNetwork(VideoNetwork):
     """
 
     video: "SwinTransformer3d"
+    stride = 2
     # Of the frames that the published weights were trained on.
     mean = (0.485, 0.456, 0.406)
     deviation = (0.229, 0.224, 0.225)

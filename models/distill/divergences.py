@@ -69,8 +69,10 @@ def _jensen_shannon(q: Tensor, p: Tensor) -> Tensor:
 def _chi_squared(q: Tensor, p: Tensor) -> Tensor:
     # Σ q²/p − 1: with p of 1e-40 the quotient is beyond float32, its logarithm is not.
     logarithm = (2 * q - p).logsumexp(dim=-1)
-    exact = logarithm.clamp(max=STEEPEST)
-    return exact.expm1() + math.exp(STEEPEST) * (logarithm - exact)
+    # Either or, not a sum of both: in float32 the tangent's slope of e^20 swallows the exact part's gradient.
+    exact = logarithm.clamp(max=STEEPEST).expm1()
+    tangent = math.expm1(STEEPEST) + math.exp(STEEPEST) * (logarithm - STEEPEST)
+    return torch.where(logarithm < STEEPEST, exact, tangent)
 
 
 def _mixture(q: Tensor, p: Tensor) -> Tensor:

@@ -391,10 +391,10 @@ class MST(Method):
     """Stage 3: learn the labels and the specialists that a gate picks.
 
     L = mean_a ω_a CE(z_S^a, y^a) + μ1 mean_i Σ_{k in top-K of C_i} Ĉ_ik τ² KL(z_k ‖ z_S)
-        + μ2 KL(uniform ‖ mean_i C_i) / n + μ3 mean_i KL(softmax_k(−CE(z_k, y_i) / γ) ‖ C_i)
+        + μ2 KL(mean_i E_i ‖ mean_i C_i) / n + μ3 mean_i KL(softmax_k(−CE(z_k, y_i) / γ) ‖ C_i)
 
-    with C_i = softmax(gate(z_S,i)) over the n specialists that see clip i and Ĉ_i the same among the K picked, adding
-    up to 1. No gradient passes from the gate to the student, nor from the second term to the gate.
+    with C_i = softmax(gate(z_S,i)) over the n specialists that see clip i, E_i even over them, and Ĉ_i as C_i among the
+    K picked, adding up to 1. No gradient passes from the gate to the student, nor from the second term to the gate.
 
     Attributes:
         temperature: τ.
@@ -542,6 +542,7 @@ def taught_gate(log_gate: Tensor, errors: Tensor, present: Tensor, temperature: 
         present: bool (batch, specialists).
         temperature: γ.
     """
-    target = (-errors / temperature).masked_fill(~present, -1e4).log_softmax(dim=1)
+    nothing = torch.finfo(errors.dtype).min  # not −∞, of which alone there is no softmax
+    target = (-errors / temperature).masked_fill(~present, nothing).log_softmax(dim=1)
     apart = torch.where(present, target.exp() * (target - log_gate), 0).sum(dim=1)
     return torch.where(present.any(dim=1), apart, 0).mean()

@@ -192,7 +192,7 @@ def test_a_worker_takes_the_networks_and_senses_that_what_it_reads_stands_for(cr
 
 
 def test_a_worker_whose_gpu_is_gone_ends_and_its_stage_goes_to_another(crew: Team, finished):
-    """It would take all that is due, and fail it. Started again, it waits until its GPU computes (infra/start-worker)."""
+    """It would take all that is due, and fail it; started again it waits until its GPU computes (start-worker)."""
     set_epochs(crew, "audio", 4)
     commit(crew, "gone")
     healthy = [crew.parts["gpu-1"], crew.parts["gpu-2"]]

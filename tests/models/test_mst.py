@@ -320,6 +320,14 @@ def test_the_gates_lesson_by_hand():
     assert found.item() == pytest.approx(0.130812 / 2, abs=1e-5)  # KL((3/4, 1/4) ‖ even), over two clips
 
 
+def test_the_gate_is_taught_at_any_small_temperature():
+    """Where a specialist is absent the others' lesson is the same: −errors / γ may be as low as one likes."""
+    errors, present = torch.tensor([[12.0, 15.0, 1.0]]), torch.tensor([[True, True, False]])
+    log_gate = torch.tensor([[0.5, 0.5, 0.0]]).log()
+    for gamma in (0.01, 1e-3, 1e-6):
+        assert taught_gate(log_gate, errors, present, gamma).item() == pytest.approx(math.log(2))
+
+
 def test_a_balanced_gate_costs_nothing():
     every = torch.ones(2, 2, dtype=torch.bool)
     assert balance(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), every).item() == pytest.approx(0, abs=1e-7)

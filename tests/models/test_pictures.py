@@ -18,10 +18,10 @@ def test_flow_gets_a_channel_of_zeros_and_sound_is_grey():
 
 
 def test_frames_are_given_the_step_they_fall_into():
-    def given(steps: int, frames: int) -> list[float]:
-        return of_frames(torch.arange(float(steps))[None, :, None], frames).flatten().tolist()
+    def given(steps: int, frames: int, stride: int) -> list[float]:
+        return of_frames(torch.arange(float(steps))[None, :, None], frames, stride).flatten().tolist()
 
-    assert given(2, 4) == [0, 0, 1, 1]
-    assert given(3, 5) == [0, 0, 1, 1, 2]  # an odd frame is a pair of its own
-    assert given(1, 3) == [0, 0, 0]
-    assert given(3, 3) == [0, 1, 2]
+    assert given(2, 4, 2) == [0, 0, 1, 1]
+    assert given(3, 5, 2) == [0, 0, 1, 1, 2]  # an odd frame is a pair of its own
+    assert given(2, 12, 8) == [0] * 8 + [1] * 4
+    assert given(3, 3, 1) == [0, 1, 2]

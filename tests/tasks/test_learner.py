@@ -19,6 +19,7 @@ from tasks.params import Params
 from tasks.stores import tracking
 from tasks.train_teacher import teacher_learner
 from tasks.training import Epoch
+from tasks.views import View, training_view
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_a_training_hangs_on_whose_clip_is_whose_and_on_the_arithmetic(
     clips = read_clips(learner.workspace.index, "train")
 
     def key(clips: list[Clip]) -> str:
-        return learner._key(clips, None, 0, 0, learner.training, None)
+        return learner._key(clips, None, (0, 0), 0, learner.training, None)
 
     one, other, *rest = clips
     swapped = [replace(one, video=other.video), replace(other, video=one.video), *rest]
@@ -82,6 +83,23 @@ def test_a_training_hangs_on_whose_clip_is_whose_and_on_the_arithmetic(
     before = key(clips)
     monkeypatch.setattr("tasks.learner.version", lambda name: "99" if name == "timm" else version(name))
     assert key(clips) != before
+
+
+def test_other_weights_may_be_shown_the_views_that_a_lesson_is_of(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+):
+    asked = set()
+
+    def noted(clip: Clip, views: Any, seed: int, number: int) -> View:
+        asked.add(seed)
+        return training_view(clip, views, seed, number)
+
+    monkeypatch.setattr("tasks.learner.training_view", noted)
+    clips = read_clips(learner.workspace.index, "train")
+    one, _ = learner.train(clips, None, 0, 0)
+    other, _ = learner.train(clips, None, 1, 0, views_seed=0)
+    assert asked == {0}
+    assert any(not torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
 def test_a_lesson_is_of_the_views_of_a_batch_and_lies_where_its_inputs_do():
