@@ -253,6 +253,10 @@ def _tell(found: Summary, dry_run: bool) -> None:
     print(f"format {found.format}; sound: {_yes(found.sound)}; detections: {_yes(found.detections)}")
     splits = ", ".join(f"{split} {count} clips" for split, count in found.splits.items())
     print(f"splits: {splits or 'none given, they will be drawn by group'}")
+    if sum(found.splits.values()) == found.clips - found.unlabelled:
+        for split in ("val", "test"):
+            if split not in found.splits:
+                print(f"no clip says {split}: groups of train will become it")
     if found.unlabelled:
         print(f"{found.unlabelled} clips have no label; students learn from them what the teachers say")
     if found.missing_videos:

@@ -52,6 +52,7 @@ class Index:
             "videos": len(self.videos),
             "seconds": round(sum(clip.duration_s for clip in self.clips), 3),
             "quarantined": sum(bool(line.clip_id) for line in self.rejected),
+            "detections_left_out": sum(not line.clip_id for line in self.rejected),
             "videos_with_sound": sum(video.audio_rate_hz > 0 for video in self.videos.values()),
             "videos_with_detections": sum(video.detections for video in self.videos.values()),
             "splits": {
@@ -359,4 +360,8 @@ def _print_summary(summary: Mapping[str, Any], workspace: Workspace) -> None:
     )
     if summary["quarantined"]:
         print(f"{summary['quarantined']} clips in quarantine: {workspace.index / 'quarantine.csv'}")
+    if deaf := summary["detections_left_out"]:
+        print(
+            f"detections of {deaf} videos cannot be read and are left out: {workspace.index / 'quarantine.csv'}"
+        )
     print(f"data report: {workspace.data_report / 'index.html'}")

@@ -110,7 +110,7 @@ def survey(folder: Path, source: str, shares: params.Data) -> Summary:
         missing_videos=missing,
         sound=_any_sound(present),
         detections=reader.has_detections(folder, videos),
-        notes=told_joined(annotated, clips),
+        notes=told_joined(annotated, clips) + _told_strays(folder, reader, videos),
     )
 
 
@@ -123,6 +123,21 @@ def _format(folder: Path) -> tuple[str, Dataset]:
         file=folder,
         remedy="put annotations.csv with the columns clip_id, video, start_s, stop_s, action beside videos/",
     )
+
+
+def _told_strays(folder: Path, reader: Dataset, videos: Sequence[str]) -> list[str]:
+    """A sentence about detections that belong to no video: most likely named otherwise than it."""
+    meant = {reader.detections_path(folder, video).name for video in videos}
+    strays = sorted(
+        file.name for file in (folder / "detections").glob("**/*.jsonl") if file.name not in meant
+    )
+    if not strays:
+        return []
+    example = sorted(meant)[0]
+    return [
+        f"{len(strays)} file(s) of detections/ belong to no video of the clips, the first {strays[0]}: they are named "
+        f"as the video is, as {example}"
+    ]
 
 
 def _training_groups(clips: Sequence[AnnotatedClip], head: str, shares: params.Data) -> int:

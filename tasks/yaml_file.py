@@ -55,6 +55,10 @@ def validated(
         name = ".".join(str(part) for part in spelt(tuple(_without_tags(place, values))))
         if first["type"] == "extra_forbidden":
             message = f"unknown key {name}{suggestion(str(place[-1]), _fields_at(model, place))}"
+        elif first["type"] == "union_tag_invalid":
+            known = [tag.strip().strip("'") for tag in first["ctx"]["expected_tags"].split(",")]
+            tag = first["ctx"]["tag"]
+            message = f"{name}.kind: there is no {tag!r}{suggestion(tag, known)}"
         elif first["type"] == "missing":
             message = f"missing key {name}"
         else:

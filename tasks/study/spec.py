@@ -15,7 +15,7 @@ from tasks.params import Name, Params, Student, load
 from tasks.section import Section
 from tasks.survey import Summary
 from tasks.written_params import written_params
-from tasks.yaml_file import Place, read_yaml, row_of, suggestion, validated
+from tasks.yaml_file import Checked, Place, read_yaml, row_of, suggestion, validated
 
 CLONE = "clone"
 """The source that is this clone's own data/raw."""
@@ -94,6 +94,26 @@ class Source:
         """An error that names the row of `place`."""
         return UserError(message, file=self.file, row=row_of(self.text, place), remedy=remedy)
 
+    def checked(self, model: type[Checked], values: Any, data_set: str) -> Checked:
+        """The params `values` of a data set as a `model`, what is wrong told with its row of the study.
+
+        Raises:
+            UserError: they are at fault.
+        """
+        try:
+            return validated(model, values, self.text, self.file, partial(_in_the_study, self, data_set))
+        except UserError as error:
+            place = error.message.removeprefix("missing key ").removeprefix("unknown key ").partition(":")[0]
+            section, *names = place.split(".")
+            own = read_yaml(self.text, self.file).get(section) or {}
+            if not (self.extended and names and section in ("methods", "changes")) or names[0] in own:
+                raise
+            inherited = (
+                f"what is said here of {section}.{names[0]} takes the place of what the extended study says"
+            )
+            remedy = f"{error.remedy}; {inherited}" if error.remedy else inherited
+            raise UserError(error.message, file=error.file, row=error.row, remedy=remedy) from None
+
     def path(self, name: str) -> Path:
         """A path of the study, which is relative to its file."""
         return (self.file.parent / Path(name).expanduser()).resolve()
@@ -148,10 +168,18 @@ def _extended(values: Mapping[str, Any], text: str, file: Path) -> tuple[dict[st
             f"extends: {values['extends']} extends another study itself",
             file=file,
             row=row_of(text, ("extends",)),
+            remedy=f"extend {inherited['extends']}, or copy that file and change its data_sets",
         )
     study = read(other).study  # what is wrong there is told with its rows
     whole = merged({key: value for key, value in inherited.items() if key not in ("name", "data_sets")}, own)
     if isinstance(whole.get("methods"), dict):
+        for name in [name for name, method in whole["methods"].items() if method is None]:
+            if name not in study.methods:
+                raise UserError(
+                    f"methods: there is no {name!r} to leave out{suggestion(name, study.methods)}",
+                    file=file,
+                    row=row_of(text, ("methods", name)),
+                )
         whole["methods"] = {name: method for name, method in whole["methods"].items() if method is not None}
     return whole, study
 
@@ -182,7 +210,9 @@ def before_import(source: Source, data_set: str, clone_params: Path) -> str:
     base = source.base(data_set, clone_params)
     values = _changed(source, data_set, base)
     _methods(source, data_set, base, values)
-    return _text(_bare(values))
+    bare = _bare(values)
+    source.checked(Params, bare, data_set)
+    return _text(bare)
 
 
 def compose(source: Source, data_set: str, clone_params: Path, found: Summary | None) -> Composed:
@@ -208,7 +238,7 @@ def compose(source: Source, data_set: str, clone_params: Path, found: Summary | 
     notes: list[str] = []
     if found is not None:
         bare = _bare(_changed(source, data_set, base))
-        current = validated(Params, bare, source.text, source.file, partial(_in_the_study, source, data_set))
+        current = source.checked(Params, bare, data_set)
         text, _ = written_params(_text(values), current, replace(found, notes=[]))
         left_out = _deaf(values["students"], yaml.safe_load(text))
         if source.study.baseline in left_out:
@@ -229,7 +259,7 @@ def compose(source: Source, data_set: str, clone_params: Path, found: Summary | 
         text, notes = written_params(_text(values), current, replace(found, notes=[]))
         values = yaml.safe_load(text)
     values = _from_anywhere(values, (source.file.parent, base.parent))
-    checked = validated(Params, values, source.text, source.file, partial(_in_the_study, source, data_set))
+    checked = source.checked(Params, values, data_set)
     return Composed(_text(values), checked, left_out, tuple(notes))
 
 
@@ -256,12 +286,27 @@ def _changed(source: Source, data_set: str, base: Path) -> dict[str, Any]:
                     (*place, section),
                     "null leaves out an entry, not all of them",
                 )
+            for name, entry in changes.get(section, {}).items():
+                if name not in before[section] and entry is not None:
+                    _refuse_half(source, (*place, section, name), entry, before[section])
             for name in [name for name, entry in values[section].items() if entry is None]:
                 if name not in before[section] and name not in inherited.get(section, {}):
                     near = suggestion(name, before[section])
                     raise source.refuse(f"{section}: there is no {name!r}{near}", (*place, section, name))
                 del values[section][name]
     return values | {"specialists": _listened_to(source, values)}
+
+
+def _refuse_half(source: Source, place: Place, entry: Any, known: Mapping[str, Any]) -> None:
+    """Refuse an `entry` that the params do not have and that is no whole one: a change of something misspelt."""
+    needed = set.intersection(*(set(other) for other in known.values())) if known else set()
+    if missing := sorted(needed - set(entry)):
+        *_, section, name = place
+        raise source.refuse(
+            f"{section}: there is no {name!r}{suggestion(str(name), known)}",
+            place,
+            f"a new one needs {', '.join(missing)}, too; an import takes out what its data has no videos for",
+        )
 
 
 def _listened_to(source: Source, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,8 +345,7 @@ def _methods(source: Source, data_set: str, base: Path, values: Mapping[str, Any
         name: _method(source, name, given, values["students"], base)
         for name, given in source.study.methods.items()
     }
-    place = partial(_in_the_study, source, data_set)
-    validated(_Students, {"students": made}, source.text, source.file, place)
+    source.checked(_Students, {"students": made}, data_set)
     return made
 
 

@@ -86,6 +86,26 @@ def test_a_folder_is_taken_in(clone: Workspace, source: Path, capsys):
     assert "understudy run" in told
 
 
+def test_what_would_surprise_is_told_before_anything_runs(clone: Workspace, source: Path, capsys):
+    """Detections named unlike their video, and a split that no clip asks for."""
+    (source / "detections").mkdir()
+    (source / "detections" / "v0.jsonl").write_text("")
+    header, *rows = (source / "annotations.csv").read_text().splitlines()
+    columns = header.split(",")
+    lines = [",".join([*columns, *([] if "split" in columns else ["split"])])]
+    for row in rows:
+        values = dict(zip(columns, row.split(","), strict=True)) | {"split": "train"}
+        values["split"] = "val" if values["group"] == rows[0].split(",")[columns.index("group")] else "train"
+        lines.append(",".join(values.values()))
+    (source / "annotations.csv").write_text("\n".join(lines) + "\n")
+    import_data(str(source), clone, dry_run=True)
+    told = capsys.readouterr().out
+    assert "1 file(s) of detections/ belong to no video of the clips, the first v0.jsonl" in told
+    assert "as v0.mp4.jsonl" in told
+    assert "no clip says test: groups of train will become it" in told
+    assert "no clip says val" not in told
+
+
 def test_comments_and_the_other_numbers_stay(clone: Workspace, source: Path):
     before = clone.params.read_text()
     import_data(str(source), clone)

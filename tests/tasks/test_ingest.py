@@ -464,7 +464,7 @@ def test_a_class_that_trains_nobody(tmp_path: Path, raw_folder):
         build(tmp_path, heads={"action": [*_LABELS, "peel"]})
 
 
-def test_detections_are_checked_and_named(tmp_path: Path, raw_folder):
+def test_detections_are_checked_and_named(tmp_path: Path, raw_folder, capsys):
     folder = raw_folder() / "detections"
     folder.mkdir()
     good = {
@@ -486,4 +486,5 @@ def test_detections_are_checked_and_named(tmp_path: Path, raw_folder):
         "detections/v1.mp4.jsonl",
         "2",
     )
+    assert "detections of 1 videos cannot be read and are left out: " in capsys.readouterr().out
     assert len(read_clips(workspace.index)) == 12

@@ -119,6 +119,18 @@ def test_a_teacher_may_be_left_out_where_no_method_hears_it(tmp_path: Path):
             19,
             "teachers: there is no 'flw'; did you mean 'flow'?",
         ),
+        (
+            "    flow:\n      folds: 2",
+            "    flw:\n      folds: 2",
+            19,
+            "teachers: there is no 'flw'; did you mean 'flow'?",
+        ),
+        (
+            "kind: supervised",
+            "kind: supervisd",
+            14,
+            "kind: there is no 'supervisd'; did you mean 'supervised'?",
+        ),
         ("  teachers:\n    flow:", "  seeds:\n    flow:", 18, "all data sets have the study's `seeds`"),
         (
             "  teachers:\n    flow:",
@@ -361,7 +373,21 @@ def test_a_study_takes_methods_of_another_and_no_data_set(tmp_path: Path):
             r"mine.yaml, row 6: .*temprature.*'temperature'",
         ),
         (EXTENSION, STUDY.replace("seeds:", "sedes:"), r"study.yaml, row 2: unknown key sedes"),
-        (EXTENSION, EXTENSION, r"mine.yaml, row 1: extends: study.yaml extends another study itself"),
+        (
+            EXTENSION,
+            EXTENSION,
+            r"mine.yaml, row 1: .* extends another study itself\n.*→ extend study.yaml, or copy",
+        ),
+        (
+            EXTENSION.replace("whole: null", "whle: null"),
+            STUDY,
+            r"mine.yaml, row 7: methods: there is no 'whle' to leave out; did you mean 'whole'\?",
+        ),
+        (
+            EXTENSION.replace("  softer: {method: {temperature: 4.0}}\n", ""),
+            STUDY.replace("temperature: 2.0", "temperature: -2.0"),
+            r"(?s)mine.yaml, row 5: methods.softer.*→ what is said here of methods.softer takes the place",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_in_the_file_that_has_it(tmp_path: Path, text: str, other: str, message: str):
