@@ -101,10 +101,11 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
             return
         verdict = _stored_or_new(client, params, workspace, registered, aliases)
         print(f"gate: {verdict.summary}")
-        if is_first and not any(tag.startswith(HISTORY) for tag in registered.tags):
+        is_decided = any(tag.startswith(HISTORY) for tag in registered.tags)  # of a challenger: declined
+        if is_first and not is_decided:
             made = datetime.fromtimestamp(registered.creation_timestamp / 1000, UTC)
             _tell(client, version, _stamp(made), f"version {version} is the first and became champion")
-        if verdict.outcome == "passed" and params.gate.promote == "auto":
+        if verdict.outcome == "passed" and params.gate.promote == "auto" and not is_decided:
             try:
                 now = _as_judged(client, aliases)
             except UserError as error:  # the release is registered all the same
@@ -113,7 +114,7 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
             move = _promotion(now, version, "by the gate (gate.promote: auto)", verdict.summary)
             _carry_out(client, move)
             print(f"gate: {move.words}")
-        elif verdict.outcome == "passed" and not any(tag.startswith(HISTORY) for tag in registered.tags):
+        elif verdict.outcome == "passed" and not is_decided:
             print(awaits_decision(version))
 
 
@@ -279,6 +280,11 @@ def rollback(workspace: Workspace, reason: str) -> str:
                 remedy="name the version to go back to: understudy promote VERSION",
             )
         _require_whole(client.get_model_version(MODEL, then), workspace)
+        if (found := _aliases(client)).get(CHAMPION) != now or found.get(PREVIOUS) != then:
+            raise UserError(
+                f"version {found.get(CHAMPION)} became champion while version {then} was looked at; nothing was moved",
+                remedy="look at it, then roll back again: understudy rollback",
+            )
         words = f"version {now} rolled back to version {then} by {_who()}" + (f": {reason}" if reason else "")
         moved = {PREVIOUS: now, CHAMPION: then}
         return _carry_out(client, _Move("rollback", now, moved, _stamp(datetime.now(UTC)), words))

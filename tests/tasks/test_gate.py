@@ -63,7 +63,7 @@ def test_a_better_one_passes_every_check():
     verdict = asked(BETTER)
     assert (verdict.outcome, failed(verdict)) == ("passed", [])
     assert [check.name for check in verdict.checks] == [
-        "loads", "size", "same_test_clips", "top1", "ece", "nll", "worst_slice", "latency",
+        "loads", "size", "same_test_clips", "top1", "wins", "ece", "nll", "worst_slice", "latency",
     ]  # fmt: skip
     assert verdict.summary.startswith(
         "version 2 passed against version 1: top-1 of the action 90.0 % against 50.0 %, +40.0 points"
@@ -72,7 +72,7 @@ def test_a_better_one_passes_every_check():
 
 def test_the_same_again_is_not_better():
     verdict = asked(replace(CHAMPION, version="2"))
-    assert (verdict.outcome, failed(verdict)) == ("failed", ["top1"])
+    assert (verdict.outcome, failed(verdict)) == ("failed", ["top1", "wins"])
     assert asked(replace(CHAMPION, version="2"), min_top1_gain=-0.02).outcome == "passed"
 
 
@@ -102,6 +102,21 @@ def test_one_reason_is_enough_to_fail(challenger, check, value):
         assert found.value == pytest.approx(value, abs=1e-4)
     assert found.sentence in verdict.summary
     assert f"| {check} | **failed** | {found.sentence} |" in markdown(verdict)
+
+
+@pytest.mark.parametrize(("clips", "won", "passes"), [(1, 1, False), (136, 4, False), (136, 6, True)])
+def test_a_few_clips_won_are_luck(clips, won, passes):
+    """Four won of 136, none lost: the bootstrap's interval lies above 0, though in one case of 16 equals do as well."""
+    base = max(0, clips // 2)
+    champion = contender("1", card(range(base), clips=clips))
+    challenger = contender("2", card(range(base + won), clips=clips))
+    verdict = asked(challenger, champion, max_ece_increase=1.0)
+    assert "top1" not in failed(verdict)
+    assert ("wins" not in failed(verdict)) == passes
+    assert f"on {won} clips, wrong where it is right on 0" in next(
+        check.sentence for check in verdict.checks if check.name == "wins"
+    )
+    assert "wins" not in failed(asked(challenger, champion, min_top1_gain=-0.02, max_ece_increase=1.0))
 
 
 def test_on_the_threshold_is_within_it():
