@@ -5,10 +5,14 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
 
-from tasks.atomic import digest, file_digest, write_json
+import tasks.stores.probe
+import tasks.stores.video
+from tasks.atomic import code_digest, digest, file_digest, write_json
 from tasks.errors import InfrastructureError
 from tasks.progress import Progress
 from tasks.settings import settings
@@ -17,8 +21,6 @@ from tasks.stores.faults import read_through
 from tasks.stores.probe import Probe, Prober
 from tasks.stores.video import VideoError
 
-VERSION = 3
-"""Part of every kept probe's key: raise it when a change of the code changes what probing finds."""
 _MOST_PROBERS = 8
 """Processes that decode at a time, a core each."""
 
@@ -52,8 +54,15 @@ def probe_all(jobs: Sequence[tuple[Path, list[float]]], kept: Path) -> Iterator[
             prober.close()
 
 
+@cache
+def _made_by() -> str:
+    """Names the code and the decoders that probe: others may find something else."""
+    decoders = {name: version(name) for name in ("av", "decord")}
+    return digest(code_digest(tasks.stores.probe, tasks.stores.video), decoders)
+
+
 def _probe_once(path: Path, sha256: str, moments_s: list[float], prober: Prober, kept: Path) -> Probe | str:
-    note = kept / f"{digest(VERSION, sha256, moments_s)}.json"
+    note = kept / f"{digest(_made_by(), sha256, moments_s)}.json"
     if note.exists():
         answer = json.loads(note.read_text(encoding="utf-8"))
     else:

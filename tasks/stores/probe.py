@@ -140,7 +140,8 @@ def examine(path: Path, moments_s: Sequence[float], try_decord: bool) -> Probe:
         wanted = np.array(sorted({0.0, last_s, *moments_s}))
         chosen = wanted[np.unique(np.linspace(0, len(wanted) - 1, _MOST_MOMENTS).round().astype(int))]
         decoded, broken_s = _decode(reader, chosen)
-        misread = reader.rotation or not try_decord or not _decord_agrees(path, times_s, decoded)
+        unfit = reader.rotation or reader.has_open_groups or not try_decord
+        misread = unfit or not _decord_agrees(path, times_s, decoded)
         return Probe(
             codec=reader.codec,
             width=reader.width,

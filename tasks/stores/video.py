@@ -1,7 +1,8 @@
 """Reading video files: frames by number, their times, the sound track. Knows nothing of clips or data sets.
 
-decord is the default reader (about three times PyAV on sparse frames, bit-equal); PyAV reads what decord
-cannot (AV1, rotation) and all sound. `tasks.stores.probe` says which of the two a file needs.
+decord is the default reader (about three times PyAV on sparse frames, bit-equal); PyAV reads what decord cannot (AV1,
+rotation) or counts wrongly (open groups of pictures) and all sound. `tasks.stores.probe` says which of the two a file
+needs.
 """
 
 import contextlib
@@ -148,6 +149,8 @@ class PyAv(Reader):
         codec: FFmpeg's name of it.
         rotation: degrees counterclockwise from the stored to the displayed frame: 0, 90, 180 or 270.
         promised_s: how long the file's header says the video is; 0 where it does not say.
+        has_open_groups: whether frames are shown before the keyframe that they follow in the file. After a seek to it
+            they cannot be decoded, and decord, which leaves them out, counts wrongly from there on.
     """
 
     def __init__(self, path: Path):
@@ -186,6 +189,7 @@ class PyAv(Reader):
         self._stamped = self._container.format.name not in _UNSTAMPED and all(
             p.pts is not None for p in packets
         )
+        self.has_open_groups = self._stamped and _has_open_groups(packets)
         if not self._stamped:
             return self._counted(len(packets)), [], {}
         stamps = sorted({packet.pts for packet in packets if packet.pts is not None})
@@ -400,3 +404,13 @@ class _Run:
         return (
             np.concatenate(self._blocks).astype(np.float32) if self._blocks else np.zeros(0, dtype=np.float32)
         )
+
+
+def _has_open_groups(packets: Sequence[av.Packet]) -> bool:
+    keyframe = None
+    for packet in packets:
+        if packet.is_keyframe:
+            keyframe = packet.pts
+        elif keyframe is not None and packet.pts is not None and packet.pts < keyframe:
+            return True
+    return False

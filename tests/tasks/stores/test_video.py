@@ -38,6 +38,33 @@ def test_both_readers_give_the_same_pixels(films, tmp_path: Path):
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("open.mp4", "libx264", {"x264-params": "open-gop=1:keyint=12:min-keyint=12:bframes=2:scenecut=0"}),
+        ("open.mkv", "libx264", {"x264-params": "open-gop=1:keyint=12:min-keyint=12:bframes=2:scenecut=0"}),
+        ("default.mp4", "libx265", {"x265-params": "keyint=12:min-keyint=12:scenecut=0:log-level=none"}),
+        ("mpeg2.mp4", "mpeg2video", {"bf": "2", "g": "12"}),
+        ("mpeg4.mp4", "mpeg4", {"bf": "2", "g": "12"}),
+    ],
+)
+def test_open_groups_go_to_pyav_as_decord_counts_them_wrongly(films, tmp_path: Path, name, codec, options):
+    """Frames shown before the keyframe that they follow in the file: x265 makes them unless told otherwise."""
+    frames = [np.full((48, 64, 3), 16 + 7 * number, np.uint8) for number in range(30)]
+    path = films.write(tmp_path / name, frames, codec=codec, options=options)
+    found = probe(path, [], timeout_s=60)
+    assert found.reader == "pyav"
+    with open_video(path, found.reader) as video:
+        for number in (25, 13, 11, 27, 0):  # sought back and forth
+            (frame,) = video.frames([number])
+            assert abs(float(frame.mean()) - 16 - 7 * number) < 5
+
+
+def test_closed_groups_stay_with_decord(films, tmp_path: Path):
+    path = films.write(tmp_path / "closed.mp4", films.grey(12) * 4, options={"bf": "2", "g": "12"})
+    assert probe(path, [], timeout_s=60).reader == "decord"
+
+
 def test_av1_goes_to_pyav(films, tmp_path: Path):
     path = films.write(tmp_path / "av1.mp4", films.grey(10), codec="libsvtav1")
     found = probe(path, [0.0, 1.0], timeout_s=60)
