@@ -110,7 +110,7 @@ def test_user_errors_end_with_2_a_message_and_no_traceback(understudy, tmp_path:
     [
         ("\nseeds:", "\nsedes: 1\nseeds:", "unknown key sedes; did you mean 'seeds'?"),
         ("\nseeds:", "\nseeds: [", "not valid YAML"),
-        ("kind: hints\n", "kind: hinst\n", "'supervised', 'kd'"),
+        ("kind: hints\n", "kind: hinst\n", "kind: there is no 'hinst'; did you mean 'hints'?"),
     ],
 )
 def test_params_at_fault_are_refused_with_their_row_before_anything_runs(
