@@ -362,6 +362,6 @@ def _print_summary(summary: Mapping[str, Any], workspace: Workspace) -> None:
         print(f"{summary['quarantined']} clips in quarantine: {workspace.index / 'quarantine.csv'}")
     if deaf := summary["detections_left_out"]:
         print(
-            f"detections of {deaf} videos cannot be read and are left out: {workspace.index / 'quarantine.csv'}"
+            f"detections of {deaf} video(s) cannot be read and are left out: {workspace.index / 'quarantine.csv'}"
         )
     print(f"data report: {workspace.data_report / 'index.html'}")

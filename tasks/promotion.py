@@ -101,11 +101,13 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
             return
         verdict = _stored_or_new(client, params, workspace, registered, aliases)
         print(f"gate: {verdict.summary}")
-        is_decided = any(tag.startswith(HISTORY) for tag in registered.tags)  # of a challenger: declined
-        if is_first and not is_decided:
+        has_history = any(tag.startswith(HISTORY) for tag in registered.tags)
+        if is_first and not has_history:
             made = datetime.fromtimestamp(registered.creation_timestamp / 1000, UTC)
             _tell(client, version, _stamp(made), f"version {version} is the first and became champion")
-        if verdict.outcome == "passed" and params.gate.promote == "auto" and not is_decided:
+        if (
+            verdict.outcome == "passed" and params.gate.promote == "auto" and not has_history
+        ):  # else it was declined
             try:
                 now = _as_judged(client, aliases)
             except UserError as error:  # the release is registered all the same
@@ -114,7 +116,7 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
             move = _promotion(now, version, "by the gate (gate.promote: auto)", verdict.summary)
             _carry_out(client, move)
             print(f"gate: {move.words}")
-        elif verdict.outcome == "passed" and not is_decided:
+        elif verdict.outcome == "passed" and not has_history:
             print(awaits_decision(version))
 
 

@@ -299,8 +299,9 @@ def _changed(source: Source, data_set: str, base: Path) -> dict[str, Any]:
 
 def _refuse_half(source: Source, place: Place, entry: Any, known: Mapping[str, Any]) -> None:
     """Refuse an `entry` that the params do not have and that is no whole one: a change of something misspelt."""
-    needed = set.intersection(*(set(other) for other in known.values())) if known else set()
-    if missing := sorted(needed - set(entry)):
+    whole = [set(other) for other in known.values() if isinstance(other, Mapping)]
+    needed = set.intersection(*whole) if whole else set()
+    if missing := sorted(needed - set(entry if isinstance(entry, Mapping) else ())):
         *_, section, name = place
         raise source.refuse(
             f"{section}: there is no {name!r}{suggestion(str(name), known)}",

@@ -201,11 +201,14 @@ def test_a_worker_whose_gpu_is_gone_ends_and_its_stage_goes_to_another(crew: Tea
     gone = {"UNDERSTUDY_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
     broken = new_worker(crew.coordinator.parent, "gpu-3", "gpu", crew.environment | gone)
     broken.begin()
-    run = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "run", "--executor", "workers", "train_teacher@audio"],
-        cwd=crew.coordinator, env=crew.environment, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    wait_for(lambda: not broken.is_running, 300)
+    try:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "run", "--executor", "workers", "train_teacher@audio"],
+            cwd=crew.coordinator, env=crew.environment, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        wait_for(lambda: not broken.is_running, 300)
+    finally:
+        broken.end()
     for part in healthy:
         part.begin()
     said, _ = run.communicate(timeout=600)

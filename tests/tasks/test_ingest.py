@@ -486,5 +486,5 @@ def test_detections_are_checked_and_named(tmp_path: Path, raw_folder, capsys):
         "detections/v1.mp4.jsonl",
         "2",
     )
-    assert "detections of 1 videos cannot be read and are left out: " in capsys.readouterr().out
+    assert "detections of 1 video(s) cannot be read and are left out: " in capsys.readouterr().out
     assert len(read_clips(workspace.index)) == 12
