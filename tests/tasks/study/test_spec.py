@@ -94,6 +94,7 @@ def test_a_teacher_may_be_left_out_where_no_method_hears_it(tmp_path: Path):
 @pytest.mark.parametrize(
     ("before", "after", "row", "words"),
     [
+        ("    flow:\n      folds: 2", "    flw: 2", 19, "teachers: there is no 'flw'; did you mean 'flow'?"),
         ("seeds:", "sedes:", 2, "unknown key sedes; did you mean 'seeds'?"),
         (
             "{source: clone}",
