@@ -1,4 +1,4 @@
-"""The flow `reevaluate`: the champion on today's test split, as an artifact; an event where it drifted."""
+"""The flow `reevaluate`: the champion on the test clips that came since, as an artifact; an event where it drifted."""
 
 from pathlib import Path
 
@@ -40,13 +40,20 @@ def publish(found: Reevaluation) -> None:
             for figure in found.figures
         ],
         key="champion",
-        description=f"Version {found.version} on the {found.clips} test clips of today, the action",
+        description=f"Version {found.version} on {_clips(found)}, the action",
     )
     told = "; ".join(
         f"{figure.name} {figure.now:.4f}, was {figure.then:.4f} "
         f"[{figure.interval[0]:.4f}, {figure.interval[1]:.4f}]"
         for figure in found.drifted or found.figures
     )
-    print(f"version {found.version} {'drifted' if found.drifted else 'holds'}: {told}")
+    print(f"version {found.version} {'drifted' if found.drifted else 'holds'} on {_clips(found)}: {told}")
     if found.drifted:
         champion_drifted(found.version, told)
+
+
+def _clips(found: Reevaluation) -> str:
+    """What it was judged by."""
+    if found.since:
+        return f"the {found.since} of {found.clips} test clips that came since its registration"
+    return f"{found.clips} test clips, none of which came since its registration"

@@ -12,7 +12,14 @@ from tasks.atomic import file_digest, new_file, new_folder, write_json
 from tasks.clips import SPLITS, Clip, Split, Video, write_clips, write_videos
 from tasks.data_report import write_report
 from tasks.datasets import dataset
-from tasks.datasets.annotations import AnnotatedClip, Dataset, check, joined, told_joined
+from tasks.datasets.annotations import (
+    AnnotatedClip,
+    Dataset,
+    check,
+    joined,
+    tested_elsewhere,
+    told_joined,
+)
 from tasks.datasets.detections_file import read_detections
 from tasks.errors import UserError
 from tasks.layout import Workspace
@@ -116,15 +123,12 @@ def ingest(data: Data, raw: Path, work: Path) -> Index:
     reader = dataset(data.format)
     annotated = reader.clips(raw, data.heads)
     check(annotated, data.heads)
-    whole = joined(annotated)
-    for note in told_joined(annotated, whole):
-        print(note)
-    annotated = whole
     rejected: list[Rejected] = []
     clips = _consistent(annotated, rejected, raw)
     files = _video_files(clips, reader, raw, rejected)
     clips = [clip for clip in clips if clip.video in files]
     videos, clips = _probed(clips, files, reader, raw, work / "probes", rejected)
+    clips = _apart(clips, {name: video.sha256 for name, video in videos.items()}, rejected, raw)
     try:
         _refuse_emptied_splits(clips, annotated)
         split = _split(clips, data, rejected, raw)
@@ -137,6 +141,27 @@ def ingest(data: Data, raw: Path, work: Path) -> Index:
         raise
     used = {clip.video for clip in split}
     return Index(split, {name: video for name, video in videos.items() if name in used}, rejected)
+
+
+def _apart(
+    clips: Sequence[AnnotatedClip], sha256: Mapping[str, str], rejected: list[Rejected], raw: Path
+) -> list[AnnotatedClip]:
+    """The clips, no footage of which is in two groups, nor learned from and tested under another name."""
+    twins = tested_elsewhere(clips, sha256)
+    left = []
+    for clip in clips:
+        if other := twins.get(clip.clip_id):
+            reason = (
+                f"is in {clip.split} and shows what clip {other.clip_id!r} shows in {other.split}: "
+                f"the videos {clip.video!r} and {other.video!r} are the same file"
+            )
+            rejected.append(_reject(clip, reason, raw))
+        else:
+            left.append(clip)
+    whole = joined(left, sha256)
+    for note in told_joined(left, whole):
+        print(note)
+    return whole
 
 
 def _reject(clip: AnnotatedClip, reason: str, raw: Path) -> Rejected:

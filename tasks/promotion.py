@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from tasks.atomic import digest, write_json, write_text
-from tasks.clips import read_clips
+from tasks.clips import read_clips, read_videos
 from tasks.errors import InfrastructureError, UserError
 from tasks.gate import Contender, Verdict, judge, markdown
 from tasks.layout import Workspace
@@ -29,7 +29,7 @@ from tasks.predict import download
 from tasks.register import ABOUT, HISTORY, LONGEST_DESCRIPTION, MODEL, without_pictures
 from tasks.rescoring import rescored
 from tasks.scorecard import Scorecard
-from tasks.seen import seen_groups, unseen_test_clips
+from tasks.seen import Seen
 from tasks.stores import tracking
 from tasks.versus.compared import Side, Versus, compared
 from tasks.versus.page import render
@@ -54,13 +54,13 @@ class Opened:
         contender: as the gate sees it.
         committee: its network; None where it cannot be loaded.
         card: its model card; empty likewise.
-        seen_groups: those that it learned from, see `tasks.seen`; none likewise.
+        seen: what it learned from; None likewise, or where its release does not say.
     """
 
     contender: Contender
     committee: Committee | None
     card: str
-    seen_groups: frozenset[str]
+    seen: Seen | None
 
 
 @dataclass(frozen=True)
@@ -105,18 +105,16 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
         if is_first and not has_history:
             made = datetime.fromtimestamp(registered.creation_timestamp / 1000, UTC)
             _tell(client, version, _stamp(made), f"version {version} is the first and became champion")
-        if (
-            verdict.outcome == "passed" and params.gate.promote == "auto" and not has_history
-        ):  # else it was declined
+        if verdict.outcome != "passed" or has_history:  # with one, it was declined
+            return
+        if params.gate.promote == "auto":
             try:
                 now = _as_judged(client, aliases)
+                move = _promotion(now, version, "by the gate (gate.promote: auto)", verdict.summary)
+                print(f"gate: {_carry_out(client, move)}")
             except UserError as error:  # the release is registered all the same
                 print(f"gate: {error}")
-                return
-            move = _promotion(now, version, "by the gate (gate.promote: auto)", verdict.summary)
-            _carry_out(client, move)
-            print(f"gate: {move.words}")
-        elif verdict.outcome == "passed" and not has_history:
+        else:
             print(awaits_decision(version))
 
 
@@ -313,9 +311,7 @@ def open_version(version: "ModelVersion", workspace: Workspace) -> Opened:
             release = download(f"models:/{version.name}/{number}", workspace, Path(folder))
             committee = Committee.load(release)
         except UserError as error:
-            return Opened(
-                Contender(number, error.message, unscored="it cannot be loaded"), None, "", frozenset()
-            )
+            return Opened(Contender(number, error.message, unscored="it cannot be loaded"), None, "", None)
         scorecard, parity = Scorecard.read(release), release / "parity.json"
         size = sum(file.stat().st_size for file in release.glob("weights-*.safetensors"))
         contender = Contender(
@@ -326,7 +322,7 @@ def open_version(version: "ModelVersion", workspace: Workspace) -> Opened:
             parity=json.loads(parity.read_text(encoding="utf-8")) if parity.is_file() else None,
         )
         card = (release / "model_card.md").read_text(encoding="utf-8")
-        return Opened(contender, committee, card, seen_groups(release))
+        return Opened(contender, committee, card, Seen.read(release))
 
 
 def _stored_or_new(
@@ -479,7 +475,7 @@ def _on_the_same(
     assert opened is not None
     assert opened.committee is not None
     assert challenger.scorecard is not None
-    spec, reason = opened.committee.spec, ""
+    spec, clips, reason = opened.committee.spec, [], ""
     folder = workspace.modality(spec.modality)
     if not (workspace.index / "clips.csv").is_file() or not (folder / "manifest.json").is_file():
         reason = "the test clips are not in this clone (dvc pull brings them)"
@@ -489,7 +485,11 @@ def _on_the_same(
         reason = f"it looks at {spec.modality} that was extracted with other params"
     elif {clip.clip_id for clip in read_clips(workspace.index, "test")} != challenger.scorecard.clip_ids:
         reason = f"this clone has others than version {challenger.version} was scored on: take its commit, dvc pull"
-    elif not (clips := unseen_test_clips(workspace, opened.seen_groups)):
+    elif opened.seen is None:
+        reason = (
+            "its release does not say what it learned from, so a person decides: understudy promote --force"
+        )
+    elif not (clips := opened.seen.unseen(read_clips(workspace.index), read_videos(workspace.index))):
         reason = "all of them are of groups that it learned from"
     if reason:
         why = f"the test clips changed since it was, and {reason}"
@@ -541,7 +541,7 @@ def _carry_out(client: "MlflowClient", move: _Move) -> str:
     """Write the move down, then do it; the words of it.
 
     Raises:
-        UserError: another move has begun since this command looked.
+        UserError: another move has begun since this command looked, or overtook this one.
     """
     if begun := _begun(client):
         raise UserError(f"another move is under way: {begun.words}", remedy="look at it, then run this again")
@@ -569,10 +569,18 @@ def _do(client: "MlflowClient", move: _Move) -> _Move:
 
     Whoever looks meanwhile carries a move to its end as well. Then nothing is left to do here, and what they did next
     is not undone.
+
+    Raises:
+        UserError: another move was written down in place of this one: both had looked before either wrote.
     """
     for alias, version in move.aliases.items():
         if client.get_registered_model(MODEL).tags.get(_MOVE) != _written(move):
-            return move
+            if client.get_model_version(MODEL, move.version).tags.get(HISTORY + move.stamp) == move.words:
+                return move
+            raise UserError(
+                f"another move overtook this one, which counts as not made: {move.words}",
+                remedy="look at the versions' aliases and history in MLflow, then run this again",
+            )
         if version is not None:
             client.set_registered_model_alias(MODEL, alias, version)
         elif _aliases(client).get(alias) == move.version:

@@ -1,6 +1,6 @@
-"""Whether the champion is still worth what it was: scored on today's test split, held to the figures of its release.
+"""Whether the champion is still worth what it was: asked about the test clips that came after its registration.
 
-Test clips that came after its registration are what may show another picture.
+Of the others it says what it said. Among many of those, new ones on which it is wrong would not be noticed.
 """
 
 import tempfile
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.clips import read_clips, read_videos
 from tasks.errors import UserError
 from tasks.layout import Workspace
 from tasks.networks import Committee
@@ -18,7 +19,7 @@ from tasks.report import ACTION
 from tasks.report.ece_interval import ece_per_seed, signed_gaps
 from tasks.rescoring import rescored
 from tasks.scorecard import Said, Scorecard
-from tasks.seen import seen_groups, unseen_test_clips
+from tasks.seen import Seen
 from tasks.stores import tracking
 
 CHAMPION = "models:/understudy-student@champion"
@@ -34,7 +35,7 @@ class Figure:
         name: as in comparison.json.
         then: of the registered network on the test split of its registration.
         interval: around `then`, where `now` would lie in 95 of 100 cases if the network were what it was.
-        now: of the registered network on today's test split.
+        now: of the registered network on the test clips that came since; where none did, on all of today.
     """
 
     name: str
@@ -50,10 +51,18 @@ class Figure:
 
 @dataclass(frozen=True)
 class Reevaluation:
-    """The champion's version, the number of today's test clips, and its figures."""
+    """What was found.
+
+    Attributes:
+        version: the champion's.
+        clips: test clips of today of groups that it did not learn from.
+        since: those of them that came, or were given another label, after its registration.
+        figures: of the champion.
+    """
 
     version: str
     clips: int
+    since: int
     figures: list[Figure]
 
     @property
@@ -66,19 +75,24 @@ def reevaluate(params: Params, workspace: Workspace) -> Reevaluation:
     """Score the champion on the test split that lies in the workspace, less clips of groups that it learned from.
 
     Raises:
-        UserError: there is no champion, it was registered without test figures or for other classes or frames, or the
-            workspace has no test clips for it.
+        UserError: there is no champion, it was registered without test figures, for other classes or frames, or before
+            releases said what they learned from, or the workspace has no test clips for it.
         InfrastructureError: the registry cannot be reached.
     """
     version = tracking.model_version(CHAMPION, workspace)
     with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
         release = download(f"models:/{version.name}/{version.version}", workspace, Path(folder))
-        then, known = Scorecard.read(release), seen_groups(release)
+        then, seen = Scorecard.read(release), Seen.read(release)
         committee = Committee.load(release)
     if then is None:
         raise UserError(
             f"version {version.version} was registered without test figures",
             remedy="register one that `evaluate` has scored, and promote it",
+        )
+    if seen is None:
+        raise UserError(
+            f"version {version.version} does not say what it learned from, so it may know today's test clips",
+            remedy="promote one that was registered since",
         )
     if committee.spec.heads != params.data.heads:
         raise UserError(
@@ -101,7 +115,7 @@ def reevaluate(params: Params, workspace: Workspace) -> Reevaluation:
                 remedy="run pipeline/nightly on this coordinator first, or in its clone: "
                 f"dvc repro --pull --allow-missing extract@{modality}",
             )
-    clips = unseen_test_clips(workspace, known)
+    clips = seen.unseen(read_clips(workspace.index), read_videos(workspace.index))
     if not clips:
         raise UserError(
             f"version {version.version} learned from the groups of all test clips of today",
@@ -109,9 +123,10 @@ def reevaluate(params: Params, workspace: Workspace) -> Reevaluation:
             remedy="give clips of others the split test in annotations.csv",
         )
     now = rescored(committee, params, workspace, clips)
-    before, after = then.said(ACTION), now.said(ACTION)
+    new = now.since(then)
+    before, after = then.said(ACTION), (new if new.clips else now).said(ACTION)
     figures = [_figure(name, before, after, params.evaluate) for name in WATCHED]
-    return Reevaluation(str(version.version), len(clips), figures)
+    return Reevaluation(str(version.version), now.clips, new.clips, figures)
 
 
 def _figure(name: str, then: Said, now: Said, evaluate: Evaluate) -> Figure:
@@ -130,13 +145,13 @@ def _figure(name: str, then: Said, now: Said, evaluate: Evaluate) -> Figure:
 
 
 def _top1_by_chance(then: Said, now: Said, evaluate: Evaluate) -> np.ndarray:
-    """(resamples,) of top-1 now minus then, around 0: both sets of clips are resampled, each by itself."""
-    drawn = []
-    for seed, said in enumerate((then, now)):
-        count = len(said.top1)
-        draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), evaluate.bootstrap)
-        drawn.append(draws @ said.top1 / count - said.top1.mean())
-    return drawn[1] - drawn[0]
+    """(resamples,) of top-1 now minus then, if it did not matter which clips are of which time."""
+    before, after = len(then.top1), len(now.top1)
+    right = int(then.top1.sum() + now.top1.sum())
+    dealt = np.random.default_rng(0).hypergeometric(
+        right, before + after - right, after, size=evaluate.bootstrap
+    )
+    return dealt / after - (right - dealt) / before
 
 
 def _ece_by_chance(then: Said, now: Said, evaluate: Evaluate) -> np.ndarray:

@@ -28,7 +28,7 @@ from tasks.networks import Committee
 from tasks.params import Params
 from tasks.predict import FILE_TAG, refuse_pickles
 from tasks.scorecard import Scorecard
-from tasks.seen import write_seen
+from tasks.seen import Seen
 from tasks.serving import CLIP, RATE, VIDEO
 from tasks.settings import settings
 from tasks.stores import tracking
@@ -184,7 +184,7 @@ def package(params: Params, workspace: Workspace) -> None:
         write_text(folder / "model_card.md", card)
         if scorecard:
             scorecard.write(folder)
-        write_seen(folder, read_clips(workspace.index))
+        Seen.of(read_clips(workspace.index), read_videos(workspace.index)).write(folder)
         refuse_pickles(folder, MODEL)
         files = {file.name: file_digest(file) for file in sorted(folder.iterdir())}
         write_json(folder / "release.json", release | {"files": files})

@@ -104,6 +104,12 @@ class Scorecard:
         footage = [column for column in _FOOTAGE if column in self.table]
         return digest(self.table[["head", "clip_id", "true", *footage]].to_numpy().tolist())
 
+    def since(self, then: "Scorecard") -> "Scorecard":
+        """The same of the clips alone that `then` was not scored on, or with other labels."""
+        known = ["head", "true", *(_FOOTAGE if set(_FOOTAGE) <= set(then.table) else ["clip_id"])]
+        both = self.table.merge(then.table[known].drop_duplicates(), how="left", on=known, indicator="where")
+        return self.only(both.loc[both["where"] == "left_only", "clip_id"])
+
     @property
     def clip_ids(self) -> set[str]:
         """The test clips."""

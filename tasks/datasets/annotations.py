@@ -211,13 +211,14 @@ def check(clips: Sequence[AnnotatedClip], heads: Mapping[str, Sequence[str]]) ->
     _refuse_shared_moments(clips)
 
 
-def joined(clips: Sequence[AnnotatedClip]) -> list[AnnotatedClip]:
+def joined(clips: Sequence[AnnotatedClip], same: Mapping[str, str] | None = None) -> list[AnnotatedClip]:
     """The clips; groups whose clips share moments of a video become one, named as the first of them.
 
     So no footage is on two sides of a split, or of the folds of a teacher.
 
     Args:
         clips: of the whole data set, checked.
+        same: video → what is the same for videos of the same bytes; default: no two are.
 
     Raises:
         UserError: the annotations give two of such groups to different splits.
@@ -230,11 +231,12 @@ def joined(clips: Sequence[AnnotatedClip]) -> list[AnnotatedClip]:
             group = within[group]
         return group
 
-    farthest: dict[str, AnnotatedClip] = {}  # of each video the clip that reaches farthest
+    farthest: dict[str, AnnotatedClip] = {}  # of each footage the clip that reaches farthest
     for clip in sorted(clips, key=lambda clip: clip.start_s):
         if _stop_s(clip) <= clip.start_s:  # it will be left out
             continue
-        other = farthest.setdefault(clip.video, clip)
+        footage = same[clip.video] if same else clip.video
+        other = farthest.setdefault(footage, clip)
         if _stop_s(other) > clip.start_s + _ROUNDING_S:
             one, two = sorted(
                 (whole(each.group or each.video) for each in (clip, other)), key=first.__getitem__
@@ -242,12 +244,43 @@ def joined(clips: Sequence[AnnotatedClip]) -> list[AnnotatedClip]:
             if one != two:
                 within[two] = one
         if _stop_s(clip) > _stop_s(other):
-            farthest[clip.video] = clip
+            farthest[footage] = clip
     if not within:
         return list(clips)
     found = [replace(clip, group=whole(clip.group or clip.video)) for clip in clips]
     _refuse_torn_groups(found, "put groups whose clips share moments of a video in one split")
     return found
+
+
+def tested_elsewhere(clips: Sequence[AnnotatedClip], same: Mapping[str, str]) -> dict[str, AnnotatedClip]:
+    """clip_id of clips that show what another video's clip shows in a split that must share nothing → that other.
+
+    Downloaded data sets hold one file under two names. Of two such clips the one that is nearer to training is among
+    these, so that what is measured stays as it was published.
+
+    Args:
+        clips: of the whole data set, with their stops.
+        same: video → what is the same for videos of the same bytes.
+    """
+    twins: dict[str, list[AnnotatedClip]] = {}
+    for clip in clips:
+        if clip.split:
+            twins.setdefault(same[clip.video], []).append(clip)
+    found: dict[str, AnnotatedClip] = {}
+    for shown in twins.values():
+        if len({clip.video for clip in shown}) == 1:
+            continue
+        for clip in shown:
+            for other in shown:
+                overlap = min(_stop_s(clip), _stop_s(other)) - max(clip.start_s, other.start_s)
+                if _apart(clip, other) and overlap > _ROUNDING_S and _nearness(clip) < _nearness(other):
+                    found[clip.clip_id] = other
+    return found
+
+
+def _nearness(clip: AnnotatedClip) -> int:
+    """How near to the test its split is."""
+    return SPLITS.index(clip.split) if clip.split in SPLITS else -1
 
 
 def _refuse_torn_groups(clips: Iterable[AnnotatedClip], remedy: str) -> None:

@@ -45,7 +45,7 @@ def told(least: int) -> list[dict[str, Any]]:
 
 
 def test_a_champion_that_holds_is_shown_and_one_that_drifted_is_told_with_its_figures():
-    rows = publish(Reevaluation("3", 136, [Figure("top1", 0.31, (0.24, 0.39), 0.30)]))
+    rows = publish(Reevaluation("3", 136, 0, [Figure("top1", 0.31, (0.24, 0.39), 0.30)]))
     assert rows == [
         {
             "figure": "top1",
@@ -56,11 +56,11 @@ def test_a_champion_that_holds_is_shown_and_one_that_drifted_is_told_with_its_fi
         }
     ]
     figures = [Figure("top1", 0.31, (0.24, 0.39), 0.30), Figure("ece_scaled", 0.06, (0.03, 0.11), 0.19)]
-    rows = publish(Reevaluation("4", 136, figures))
+    rows = publish(Reevaluation("4", 136, 40, figures))
     assert [row["drifted"] for row in rows] == ["no", "yes"]
     (event,) = told(least=1)
     assert event["event"] == "understudy.champion.drifted"
     assert event["resource"]["prefect.resource.id"] == "understudy.model-version.4"
     assert event["payload"] == {"summary": "ece_scaled 0.1900, was 0.0600 [0.0300, 0.1100]"}
-    publish(Reevaluation("4", 136, figures))
+    publish(Reevaluation("4", 136, 40, figures))
     assert len(told(least=2)) == 1, "the same news is told once"

@@ -335,6 +335,31 @@ def test_groups_that_share_moments_cannot_be_given_to_two_splits(tmp_path: Path,
     assert "whose clips share moments" in str(stopped.value)
 
 
+def test_one_file_under_two_names_is_one_group(tmp_path: Path, raw_folder, capsys):
+    videos = raw_folder(rows()) / "videos"
+    (videos / "v5.mp4").write_bytes((videos / "v0.mp4").read_bytes())
+    found = {clip.clip_id: clip for clip in read_clips(build(tmp_path).index)}
+    assert [found[f"c{n}"].group for n in range(6)] == ["g0", "g0", "g1", "g1", "g0", "g0"]
+    assert "count as part of it, as 'g2' of 'g0'" in capsys.readouterr().out
+
+
+def test_one_file_under_two_names_is_not_learned_from_and_tested(tmp_path: Path, raw_folder):
+    """Published splits hold such files; the test stays as it was published."""
+    given = {"g0": "val", "g1": "test"}
+    videos = raw_folder([[*row, given.get(str(row[5]), "train")] for row in rows()], SPLIT_COLUMNS) / "videos"
+    for name in ("v0.mp4", "v5.mp4"):  # of val and of train
+        (videos / name).write_bytes((videos / "v2.mp4").read_bytes())  # of test
+    workspace = build(tmp_path)
+    told = [(line["clip_id"], line["reason"]) for line in quarantine(workspace)]
+    for found, (clip, split, video) in zip(told, [("c0", "val", "v0"), ("c5", "train", "v5")], strict=True):
+        assert found == (
+            clip,
+            f"is in {split} and shows what clip 'c2' shows in test: "
+            f"the videos '{video}.mp4' and 'v2.mp4' are the same file",
+        )
+    assert {clip.clip_id for clip in read_clips(workspace.index, "test")} == {"c2", "c3"}
+
+
 def test_windows_of_one_length_are_drawn_though_they_differ_by_rounding(tmp_path: Path, raw_folder):
     starts = [0.1 + 0.03 * n for n in range(12)]
     raw_folder(

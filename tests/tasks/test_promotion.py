@@ -27,7 +27,7 @@ from tasks.report.predictions import Model, Prediction, TestSplit
 from tasks.report.tables import prediction_table
 from tasks.rescoring import rescored
 from tasks.scorecard import Scorecard
-from tasks.seen import group_hash, seen_groups, unseen_test_clips
+from tasks.seen import FILE, Seen, group_hash
 from tasks.stores import tracking
 from tasks.versus import table
 
@@ -329,8 +329,8 @@ def test_test_clips_that_changed_are_shown_to_the_champion_anew(workspace, value
 
 def learned_from(workspace, monkeypatch, *groups):
     """Have the champion's release say that it learned from these groups: the splits were drawn anew since."""
-    known = frozenset(group_hash(group) for group in groups)
-    monkeypatch.setattr(promotion, "seen_groups", lambda _release: known)
+    known = Seen(frozenset(group_hash(group) for group in groups), {})
+    monkeypatch.setattr(Seen, "read", lambda _release: known)
 
 
 def test_clips_of_groups_that_the_champion_learned_from_judge_nobody(workspace, values, monkeypatch):
@@ -354,16 +354,40 @@ def test_a_champion_that_learned_from_all_test_groups_is_not_comparable(workspac
     assert "all of them are of groups that it learned from" in told["gate.same_test_clips"]
 
 
-def test_a_release_says_which_groups_it_learned_from(workspace):
-    clips = read_clips(workspace.index)
-    known = seen_groups(workspace.release)
+def test_a_champion_that_does_not_say_what_it_learned_from_is_not_comparable(workspace, values, monkeypatch):
+    clips = workspace.index / "clips.csv"
+    row = "test-0,test-0.mp4,0.0,2.0,test-0,test,"
+    clips.write_text(clips.read_text().replace(f"{row}left", f"{row}right"))
+    monkeypatch.setattr(Seen, "read", lambda _release: None)
+    registered(workspace, values, BETTER, seed=4)
+    told = version(workspace, 4).tags
+    assert told["gate_verdict"] == "not comparable"
+    assert "does not say what it learned from" in told["gate.same_test_clips"]
+
+
+def test_a_release_says_what_it_learned_from(workspace):
+    clips, videos = read_clips(workspace.index), read_videos(workspace.index)
+    seen = Seen.read(workspace.release)
+    assert seen is not None
     for clip in clips:
-        assert (group_hash(clip.group) in known) == (clip.split != "test")
-    assert len(known) < len({clip.group for clip in clips})
-    assert [clip.group for clip in unseen_test_clips(workspace, known)] == [
-        clip.group for clip in clips if clip.split == "test"
-    ]
-    assert not any(clip.group in (workspace.release / "seen_groups.json").read_text() for clip in clips)
+        assert (group_hash(clip.group) in seen.groups) == (clip.split != "test")
+        spans = seen.footage.get(videos[clip.video].sha256, ())
+        assert ((clip.start_s, clip.stop_s) in spans) == (clip.split != "test")
+    assert seen.unseen(clips, videos) == [clip for clip in clips if clip.split == "test"]
+    text = (workspace.release / FILE).read_text()
+    assert not any(f'"{clip.group}"' in text for clip in clips)
+
+
+def test_what_was_learned_from_is_known_under_another_name(workspace):
+    """A group was renamed, or became part of another, and is now tested: so is what is new of it."""
+    clips, videos = read_clips(workspace.index), read_videos(workspace.index)
+    seen = Seen.of(clips, videos)
+    learned = next(clip for clip in clips if clip.split == "train")
+    later = replace(learned, clip_id="later", start_s=learned.start_s + 0.5, split="test", group="renamed")
+    new_of_it = replace(next(clip for clip in clips if clip.split == "test"), clip_id="new", group="renamed")
+    untouched = replace(later, clip_id="after", start_s=100.0, stop_s=101.0, group="other")
+    now = [*clips, later, new_of_it, untouched]
+    assert seen.unseen(now, videos) == [*(clip for clip in clips if clip.split == "test"), untouched]
 
 
 def test_no_move_upon_a_verdict_against_another_champion(workspace, values, monkeypatch, capsys):
@@ -461,7 +485,12 @@ def test_a_move_that_another_carried_to_its_end_is_not_done_again(workspace, val
     """Nor what came after it undone."""
     client = tracking.client(workspace)
     move = promotion._promotion({"champion": "1"}, "3", "by somebody slow", "passed")
-    assert promotion._do(client, move) == move  # its tag is gone
+    with pytest.raises(
+        UserError, match="another move overtook this one, which counts as not made: version 3"
+    ):
+        promotion._do(client, move)  # its tag is gone, and nobody did it
+    client.set_model_version_tag("understudy-student", "3", f"history.{move.stamp}", move.words)
+    assert promotion._do(client, move) == move
     assert aliases(workspace) == {"champion": 1, "challenger": 3}
     client.set_registered_model_tag("understudy-student", "move_in_progress", promotion._written(move))
     with pytest.raises(UserError, match="another move is under way: version 3 promoted"):

@@ -1,5 +1,6 @@
 """The champion on today's test split: a real training, a real release, a real registry."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tasks.layout import Workspace
 from tasks.params import Evaluate, Params, parse
 from tasks.reevaluate import _figure, reevaluate
 from tasks.scorecard import Said
-from tasks.seen import group_hash
+from tasks.seen import Seen, group_hash
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def registered(
 
 def test_on_the_clips_of_its_registration_the_champion_is_what_it_was(registered: tuple[Params, Workspace]):
     found = reevaluate(*registered)
-    assert (found.version, found.clips) == ("1", 6)
+    assert (found.version, found.clips, found.since) == ("1", 6, 0)
     assert [figure.name for figure in found.figures] == ["top1", "ece_scaled"]
     for figure in found.figures:
         assert figure.now == pytest.approx(figure.then, abs=1e-6)
@@ -90,11 +91,53 @@ def test_clips_of_groups_that_it_learned_from_are_left_out(
 ):
     params, workspace = registered
     groups = [clip.group for clip in read_clips(workspace.index, "test")]
-    monkeypatch.setattr("tasks.reevaluate.seen_groups", lambda _release: frozenset({group_hash(groups[0])}))
-    assert reevaluate(params, workspace).clips == len(groups) - groups.count(groups[0])
-    monkeypatch.setattr("tasks.reevaluate.seen_groups", lambda _release: frozenset(map(group_hash, groups)))
-    with pytest.raises(UserError, match="learned from the groups of all test clips"):
+    for known, left in ((groups[:1], len(groups) - groups.count(groups[0])), (groups, 0)):
+        monkeypatch.setattr(Seen, "read", lambda _, known=known: Seen(frozenset(map(group_hash, known)), {}))
+        if left:
+            assert reevaluate(params, workspace).clips == left
+        else:
+            with pytest.raises(UserError, match="learned from the groups of all test clips"):
+                reevaluate(params, workspace)
+    monkeypatch.setattr(Seen, "read", lambda _release: None)
+    with pytest.raises(UserError, match="does not say what it learned from"):
         reevaluate(params, workspace)
+
+
+def test_new_clips_on_which_it_is_wrong_do_not_drown(registered: tuple[Params, Workspace]):
+    """One clip of six has another label: it alone is asked about, and one clip shows nothing."""
+    params, workspace = registered
+    clips = read_clips(workspace.index)
+    place = next(place for place, clip in enumerate(clips) if clip.split == "test")
+    head, classes = next(iter(params.data.heads.items()))
+    other = next(name for name in classes if name != clips[place].labels[head])
+    relabelled = replace(clips[place], labels={**clips[place].labels, head: other})
+    try:
+        write_clips(
+            workspace.index / "clips.csv",
+            [*clips[:place], relabelled, *clips[place + 1 :]],
+            params.data.heads,
+            [],
+        )
+        found = reevaluate(params, workspace)
+    finally:
+        write_clips(workspace.index / "clips.csv", clips, params.data.heads, [])
+    assert (found.clips, found.since) == (6, 1)
+    assert found.figures[0].now in (0.0, 1.0)
+    assert found.drifted == []
+
+
+def test_thirty_new_clips_beside_a_thousand_are_enough():
+    evaluate = Evaluate(clips=[1], crops=[1], bins=15, bootstrap=1000)
+
+    def said(right: int, wrong: int) -> Said:
+        top1 = np.array([1.0] * right + [0.0] * wrong)
+        return Said(np.array(["a"] * len(top1)), top1, np.full(len(top1), 0.7), 1 - top1, {})
+
+    then = said(700, 300)
+    assert _figure("top1", then, said(12, 18), evaluate).drifted
+    assert not _figure("top1", then, said(18, 12), evaluate).drifted
+    drowned = said(712, 318)
+    assert not _figure("top1", then, drowned, evaluate).drifted
 
 
 def test_a_clone_in_which_nothing_ran_is_told_what_to_do(registered: tuple[Params, Workspace]):

@@ -221,7 +221,7 @@ def test_the_release_holds_the_best_seed_of_the_best_student(workspace):
     assert (workspace.release / "weights-0.safetensors").read_bytes() == own.read_bytes()
     assert set(release["files"]) == {
         "comparison.json", "comparison.md", "confusion-noun.png", "confusion-verb.png", "model_card.md",
-        "parity.json", "reliability.png", "seen_groups.json", "spec.json", "student.onnx", "student.pt2",
+        "parity.json", "reliability.png", "seen.json", "spec.json", "student.onnx", "student.pt2",
         "test_predictions.parquet", "weights-0.safetensors",
     }  # fmt: skip
     assert all(file_digest(workspace.release / file) == value for file, value in release["files"].items())
