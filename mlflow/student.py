@@ -4,7 +4,7 @@ Input: a table; a row is either a `video`, the bytes as a data URL (data:video/m
 server's UNDERSTUDY_SERVE_ROOT, or a `clip`, numbers 0 to 255 (frames, height, width, 3), with `rate_hz`, its frames
 a second. Output: a table with a row for each: for each label head `<head>` (the most probable class) and
 `<head>_probs` (class → calibrated probability). A request with a row that cannot be answered is refused as a whole,
-with the reason; the server then answers 400.
+with the reason; the server then answers 400, and 500 where the fault is its own.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from tasks.errors import UserError
+from tasks.errors import InfrastructureError, UserError
 from tasks.serving import Served
 
 
@@ -35,6 +35,8 @@ class Student(PythonModel):
             return self.served.answer(model_input)
         except UserError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
+        except InfrastructureError as error:
+            raise MlflowException(f"the server failed: {error}", error_code=INTERNAL_ERROR) from None
         except OSError as error:  # its own disk, for example
             raise MlflowException(f"the server failed: {error.strerror}", error_code=INTERNAL_ERROR) from None
 

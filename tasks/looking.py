@@ -25,7 +25,7 @@ from tasks.modalities.modality import RawVideo, Span
 from tasks.modalities.rgb import Rgb
 from tasks.settings import settings
 from tasks.shards import Row, Rows
-from tasks.stores.aside import Aside, DecodingStopped, serve
+from tasks.stores.aside import Aside, DecodingStopped, NotStarted, serve
 from tasks.stores.probe import Probe, examine
 from tasks.stores.video import VideoError, open_container
 from tasks.views import View, Views, evaluation_views
@@ -74,7 +74,8 @@ class Looker(Aside):
             VideoError: the file is missing or too large, cannot be decoded, is too long, ends before the span
                 does, or is truncated and no span says that the rest will do.
             DecodingStopped: it took too long, or the decoder crashed.
-            InfrastructureError: the process cannot be started, or was killed twice.
+            NotStarted: the process cannot be started.
+            InfrastructureError: it was killed twice.
         """
         if path.is_dir():
             raise VideoError("is a folder, not a video")
@@ -90,6 +91,8 @@ class Looker(Aside):
         }
         try:
             answer = self.ask(request | {"try_decord": not self._strangers})
+        except NotStarted:
+            raise
         except (DecodingStopped, InfrastructureError) as error:
             # Of strangers the same again would take as long: PyAV was asked already.
             if self._strangers and isinstance(error, DecodingStopped):
@@ -124,13 +127,18 @@ class Lookers:
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="look")
 
     def look(self, path: Path, span: Span | None) -> "Future[Look | str]":
-        """The test view of a video, or why there is none, when it is there."""
+        """The test view of a video, or why there is none, when it is there.
+
+        Its result raises NotStarted where the process cannot be started: that is no fault of a video.
+        """
         return self._threads.submit(self._look, path, span)
 
     def _look(self, path: Path, span: Span | None) -> Look | str:
         looker = self._idle.get()
         try:
             return looker.look(path, span)
+        except NotStarted:
+            raise
         except (VideoError, InfrastructureError, OSError) as error:
             return str(error)
         except ValueError as error:  # a name that can be no path

@@ -164,6 +164,7 @@ def predictions(
 
     Raises:
         UserError: the networks look at something else than RGB, or the span is none.
+        InfrastructureError: no process to decode in can be started (while the predictions are taken).
     """
     rgb = looks_at(committee.spec)
     if span is not None and not 0 <= span[0] < span[1]:

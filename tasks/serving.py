@@ -57,6 +57,7 @@ class Served:
 
         Raises:
             UserError: a row cannot be answered; says which and why. Then none is.
+            InfrastructureError: this machine starts no process to decode in.
         """
         rows = request.to_dict("records")
         if not rows:

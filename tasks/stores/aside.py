@@ -32,6 +32,10 @@ class DecodingStopped(VideoError):
     """The process that decoded crashed or took too long; it may fare otherwise another time."""
 
 
+class NotStarted(InfrastructureError):
+    """The process that decodes cannot be started on this machine; of no video is known whether it can be read."""
+
+
 class Aside:
     """One such process, started when it is first asked and anew whenever it had to be killed.
 
@@ -52,7 +56,8 @@ class Aside:
         Raises:
             DecodingStopped: it took too long, or the decoder crashed.
             VideoError: the video cannot be read; the message says why.
-            InfrastructureError: the process cannot be started, or somebody killed it; no fault of the video.
+            NotStarted: the process cannot be started.
+            InfrastructureError: somebody killed it; no fault of the video.
         """
         process = self._started()
         assert process.stdin is not None
@@ -74,7 +79,7 @@ class Aside:
             try:
                 self._line(self._process, _START_S)
             except DecodingStopped as error:
-                raise InfrastructureError(
+                raise NotStarted(
                     f"the process that decodes videos does not start ({error}); "
                     f"`python -m {self._module}` says why"
                 ) from None
@@ -112,7 +117,7 @@ class Aside:
         """Start the process unless it runs; it is not waited for.
 
         Raises:
-            InfrastructureError: this machine starts no process.
+            NotStarted: this machine starts no process.
         """
         if self._process is None:
             self._ready = False
@@ -126,7 +131,7 @@ class Aside:
                     env=_environment(),
                 )
             except OSError as error:
-                raise InfrastructureError(
+                raise NotStarted(
                     f"the process that decodes videos cannot be started: {error.strerror}"
                 ) from None
 

@@ -26,7 +26,7 @@ import pytest
 
 from tasks import register
 from tasks.atomic import write_json
-from tasks.errors import UserError
+from tasks.errors import InfrastructureError, UserError
 from tasks.inference import device
 from tasks.layout import Workspace
 from tasks.serving import Served
@@ -377,5 +377,19 @@ def test_a_decoder_that_hangs_is_given_up_and_the_next_video_is_answered(rgb_stu
     with monkeypatch.context() as patch:
         patch.setattr(looker, "ask", hang)
         with pytest.raises(UserError, match="row 0: decoding took longer than 2 s"):
+            served.answer(ask)
+    assert served.answer(ask).equals(first)
+
+
+def test_a_machine_that_starts_no_decoder_is_not_the_client_s_fault(rgb_student, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNDERSTUDY_SLOTS", "1")
+    served = Served(release_of(Workspace(tmp_path), rgb_student()).release)
+    ask = pd.DataFrame({"video": [url(SECOND)]})
+    first = served.answer(ask)
+    (looker,) = served._lookers._all
+    looker.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/nowhere/python")
+        with pytest.raises(InfrastructureError, match="cannot be started: No such file"):
             served.answer(ask)
     assert served.answer(ask).equals(first)
