@@ -34,6 +34,11 @@ class Flow(Modality):
         """Right and down."""
         return 2
 
+    @property
+    def step_s(self) -> float:
+        """Of the grid."""
+        return 1 / self.rate_hz
+
     def extract(self, raw: RawVideo, spans: Sequence[Span]) -> Iterator[Row]:
         """One row a pair of neighbouring moments: a JPEG of the speeds in 8 bits, `right` above `down`."""
         measure = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)

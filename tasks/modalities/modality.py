@@ -69,12 +69,18 @@ class Modality(Section):
         """The shape that `render` gives for so many frames of this size."""
         return frames, self.channels, size, size
 
+    @property
+    def step_s(self) -> float:
+        """Seconds from row to row, as `extract` takes them; 0 where the source decides."""
+        return 0.0
+
     def covers(self, rows: Rows | None, clip: Clip) -> bool:
-        """Whether `clip` has this modality: at least one row within the clip."""
+        """Whether `clip` has this modality: a row within it or, if it is shorter than a step, within a step of it."""
         if rows is None:
             return False
-        first = np.searchsorted(rows.times_s, clip.start_s - 1e-9)
-        return bool(first < len(rows.times_s) and rows.times_s[first] < clip.stop_s)
+        reach_s = self.step_s if clip.duration_s < self.step_s else 0.0
+        first = np.searchsorted(rows.times_s, clip.start_s - reach_s - 1e-9)
+        return bool(first < len(rows.times_s) and rows.times_s[first] < clip.stop_s + reach_s)
 
 
 def merge(spans: Sequence[Span]) -> list[Span]:

@@ -39,6 +39,11 @@ class Rgb(Modality):
         """3, or 6 with change."""
         return 3 if self.change_s is None else 6
 
+    @property
+    def step_s(self) -> float:
+        """Of the grid."""
+        return 1 / self.rate_hz
+
     def extract(self, raw: RawVideo, spans: Sequence[Span]) -> Iterator[Row]:
         """One row a stored frame, its payload the JPEG."""
         with open_video(raw.path, raw.video.reader) as reader:

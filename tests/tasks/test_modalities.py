@@ -103,6 +103,21 @@ def test_rgb_shows_the_frames_of_the_views_times(films, tmp_path):
     assert [films.number(frame * 255) for frame in rendered] == [2, 8, 15]
 
 
+@pytest.mark.parametrize("modality", [RGB, FLOW])
+def test_a_clip_between_two_moments_of_the_grid_has_frames(films, tmp_path, modality):
+    path = films.write(tmp_path / "a.mp4", moving_square(60, step=0), rate_hz=30)
+
+    def clip(start_s, stop_s):
+        return Clip("a", "a.mp4", start_s, stop_s, "", "train", {}, {})
+
+    between, gone = clip(0.52, 0.58), clip(1.52, 1.58)
+    rows = rows_of(list(modality.extract(raw(path), [(between.start_s, between.stop_s)])))
+    assert not any(between.start_s <= time_s < between.stop_s for time_s in rows.times_s)
+    assert modality.covers(rows, between)
+    assert not modality.covers(rows, gone)
+    assert not modality.covers(rows, clip(0.72, 0.95))  # longer than a step: nothing of it is there
+
+
 def test_rgb_flips_after_the_crop(films, tmp_path):
     path = films.write(tmp_path / "a.mp4", moving_square(15))
     rows = rows_of(list(RGB.extract(raw(path), [(0.0, 1.4)])))
