@@ -136,7 +136,9 @@ class BoxEmbedding(nn.Module):
     def forward(self, boxes: Tensor) -> Tensor:
         """Embed (…, 8) as (…, width)."""
         category, side, state = boxes[..., 5:].long().unbind(-1)
-        embedded = self.category(category) + self.place(boxes[..., :4]) + self.score(boxes[..., 4:5])
+        # Not in bfloat16, whose steps near the far edge are 1/256 of the frame: slow hands would stand still.
+        with torch.autocast(boxes.device.type, enabled=False):
+            embedded = self.category(category) + self.place(boxes[..., :4]) + self.score(boxes[..., 4:5])
         return self.dropout(self.norm(embedded + self.side(side) + self.state(state)))
 
 

@@ -65,6 +65,19 @@ def test_frames_without_boxes_are_fine(network, clip, train):
     assert network(clip[:, :, :0])[0].isfinite().all()
 
 
+def test_a_slow_hand_moves_in_bfloat16_too(network, clip):
+    """By less than a step of bfloat16 there, 1/256 of the frame."""
+    moved = clip.clone()
+    moved[..., :4] = 0.75
+    before = moved.clone()
+    moved[..., :4] += 0.001
+    with torch.autocast("cpu", torch.bfloat16):
+        one, other = network.boxes(before), network.boxes(moved)
+    exact = network.boxes(moved) - network.boxes(before)
+    assert torch.allclose(other - one, exact, atol=1e-6)
+    assert exact.abs().max() > 1e-5
+
+
 def test_too_many_frames_are_refused(network):
     with pytest.raises(ValueError, match=r"7 frames.*max_frames 6"):
         network(torch.zeros(1, 7, 3, 8))
