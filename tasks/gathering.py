@@ -197,29 +197,29 @@ class _Normalise(torch.autograd.Function):
         mean = sums[:-1] / total
         shape = [1, -1] + [1] * (x.dim() - 2)
         centred = wide - mean.view(shape)
-        squares = centred.square().sum(
-            dim=over
-        )  # a second sum: mean of squares − square of mean would cancel
-        torch.distributed.all_reduce(squares)
-        variance = squares / total
+        # A second sum: mean of squares − square of mean would cancel. It also has what the first one lost by rounding.
+        parts = torch.stack([centred.sum(dim=over), centred.square().sum(dim=over)])
+        torch.distributed.all_reduce(parts)
+        lost, squares = parts / total
+        variance = squares - lost.square()
         scale = (variance + eps).rsqrt()
-        y = centred * scale.view(shape)
+        y = (centred - lost.view(shape)) * scale.view(shape)
         if weight is not None:
             y = y * weight.view(shape)
         if bias is not None:
             y = y + bias.view(shape)
-        ctx.save_for_backward(x, weight, mean, scale, total)
+        ctx.save_for_backward(x, weight, mean, lost, scale, total)
         ctx.has_bias = bias is not None
         ctx.mark_non_differentiable(mean, variance, total)
         return y.to(x.dtype), mean, variance, total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, weight, mean, scale, total = ctx.saved_tensors
+        x, weight, mean, lost, scale, total = ctx.saved_tensors
         over = [dim for dim in range(x.dim()) if dim != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
         above = gradients[0].to(mean.dtype)
-        normalised = (x.to(mean.dtype) - mean.view(shape)) * scale.view(shape)
+        normalised = (x.to(mean.dtype) - mean.view(shape) - lost.view(shape)) * scale.view(shape)
         of_bias, of_weight = above.sum(dim=over), (above * normalised).sum(dim=over)
         means = torch.stack([of_bias, of_weight])
         torch.distributed.all_reduce(means)

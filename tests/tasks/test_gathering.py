@@ -32,6 +32,7 @@ from models.heads import Heads
 from models.network import Network, Word, build
 from tasks import inference, ranks
 from tasks.batches import Batch, batches
+from tasks.gathering import partly
 from tasks.layout import Workspace
 from tasks.networks import Committee
 from tasks.params import Params, Training
@@ -278,6 +279,26 @@ def asked(root: Path) -> dict[str, Any]:
     }
 
 
+def normalised(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """What a batch normalisation makes of this rank's share of a batch far from zero, and its gradients."""
+    whole, above = 50 + 2 * draw(5, 4, 3, 3), draw(5, 4, 3, 3).flip(0)
+    sizes = ranks.shares(len(whole))
+    begin = sum(sizes[: ranks.rank()])
+    own = slice(begin, begin + sizes[ranks.rank()])
+    layer, x = nn.BatchNorm2d(4), whole[own].to(dtype).requires_grad_()
+    with partly(layer):
+        y = layer(x)
+    y.backward(above[own].to(dtype))
+    assert x.grad is not None
+    assert layer.weight.grad is not None
+    assert layer.running_var is not None
+    return {"y": y.detach(), "x": x.grad, "weight": layer.weight.grad, "variance": layer.running_var}
+
+
+PRECISIONS = {"float32": (torch.float32, 2e-5), "bfloat16": (torch.bfloat16, 3e-2)}
+"""Each with how far from one process two ranks may be."""
+
+
 def be(rank: int, port: int, root: Path) -> None:
     """One of two ranks: do everything and leave it in `root`."""
     os.environ |= {
@@ -293,6 +314,7 @@ def be(rank: int, port: int, root: Path) -> None:
         made: dict[str, Any] = {
             name: trained(make(), root / name.replace(" ", "_")) for name, make in SCENARIOS.items()
         }
+        made |= {f"normalised {name}": normalised(dtype) for name, (dtype, _) in PRECISIONS.items()}
         made["asked"] = asked(root)
         torch.save(made, root / f"{rank}.pt")
 
@@ -345,6 +367,18 @@ def test_two_ranks_end_in_the_weights_of_one_process(
             torch.testing.assert_close(flat(ours[part]), flat(alone[part]), rtol=0, atol=close)
     for one, two in zip(alone["losses"], ours["losses"], strict=True):
         assert two == pytest.approx(one, rel=near)
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_batch_normalisation_is_that_of_the_whole_batch(name: str, by_two: list[dict[str, Any]]) -> None:
+    dtype, close = PRECISIONS[name]
+    alone, (one, two) = normalised(dtype), (made[f"normalised {name}"] for made in by_two)
+    together = {part: torch.cat([one[part], two[part]]) for part in ("y", "x")}
+    together["weight"] = one["weight"] + two["weight"]
+    assert torch.equal(one["variance"], two["variance"])
+    together["variance"] = one["variance"]
+    for part, value in alone.items():
+        torch.testing.assert_close(together[part], value, rtol=close, atol=close)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
