@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,11 +99,16 @@ class Source:
         Raises:
             UserError: they are at fault.
         """
+        asked: list[Place] = []
+
+        def spelt(place: Place) -> Place:
+            asked.append(_in_the_study(self, data_set, place))
+            return asked[-1]
+
         try:
-            return validated(model, values, self.text, self.file, partial(_in_the_study, self, data_set))
+            return validated(model, values, self.text, self.file, spelt)
         except UserError as error:
-            place = error.message.removeprefix("missing key ").removeprefix("unknown key ").partition(":")[0]
-            section, *names = place.split(".")
+            section, *names = map(str, next(filter(None, asked), ("",)))
             own = read_yaml(self.text, self.file).get(section) or {}
             if not (self.extended and names and section in ("methods", "changes")) or names[0] in own:
                 raise
