@@ -21,7 +21,8 @@ def rescored(committee: Committee, params: Params, workspace: Workspace, clips: 
     """
     modality = committee.spec.modality
     shards = Shards(workspace.modality(modality))
-    trained = Trained(params, [*read_clips(workspace.index, "train"), *clips], {modality: shards}, {}, {})
+    every = [*read_clips(workspace.index, "train"), *clips]
+    trained = Trained(params, every, {modality: shards}, {}, {}, workspace.root)
     views = trained.views
     logits, present = view_logits(committee.to(device()), shards, clips, *views)
     said = predict(committee, logits, present, trained.class_shares())

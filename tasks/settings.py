@@ -24,8 +24,8 @@ class Settings(BaseSettings):
     work: Path = Field(
         default=Path(".understudy"),
         description="Scratch that outlives a killed run: checkpoints, finished shards, locks, the local "
-        "MLflow store. Safe to delete when nothing runs: `trainings`, `shards`, `probes` and `studies` in it. "
-        "`mlflow.db` and `mlartifacts` hold all runs and the registry.",
+        "MLflow store. Safe to delete when nothing runs: `trainings`, `shards`, `probes`, `answers` and `studies` in "
+        "it. `mlflow.db` and `mlartifacts` hold all runs and the registry.",
     )
     checkpoints: str = Field(
         default="",

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from models.network import Logits
+from tasks.answers import answers
 from tasks.clips import Clip, Split, label_indices, read_clips
 from tasks.errors import UserError
-from tasks.inference import view_logits
 from tasks.layout import Workspace
 from tasks.networks import Committee, Spec
 from tasks.params import Params
-from tasks.report.nesting import nesting, view_places
 from tasks.report.predictions import Prediction
 from tasks.senses import Senses, SharedShards
+from tasks.settings import settings
 from tasks.shards import Shards
 
 Seeds = dict[int, Prediction]
@@ -36,6 +36,7 @@ class Trained:
         shards: modality → its shards.
         folders: model → its folder, teachers first.
         about: model → its teacher.json or student.json.
+        answers: where is kept what they say.
     """
 
     params: Params
@@ -43,6 +44,7 @@ class Trained:
     shards: Mapping[str, Shards]
     folders: Mapping[str, Path]
     about: Mapping[str, Mapping[str, Any]]
+    answers: Path
 
     @classmethod
     def of(cls, params: Params, workspace: Workspace) -> "Trained":
@@ -60,6 +62,7 @@ class Trained:
             shards={name: Shards(workspace.modality(name)) for name in params.modalities},
             folders={name: file.parent for name, file in files.items()},
             about={name: _read(file) for name, file in files.items()},
+            answers=workspace.root / settings().work / "answers",
         )
 
     def clips(self, split: Split) -> list[Clip]:
@@ -86,10 +89,6 @@ class Trained:
         counts = {head: torch.bincount(labels[head], minlength=size) + 1.0 for head, size in sizes.items()}
         return {head: (values / values.sum()).log() for head, values in counts.items()}
 
-    def committee(self, name: str, seed: int) -> Committee:
-        """The networks of a model trained with one seed."""
-        return Committee.load(self.folders[name] / f"seed-{seed}")
-
     def _shards_of(self, spec: Spec) -> Shards | SharedShards:
         if isinstance(spec.modality_params, Senses):
             return SharedShards({name: self.shards[name] for name in spec.modality_params.of})
@@ -109,14 +108,12 @@ class Trained:
         clips, unseen = self.clips(split), self.class_shares()
         found: dict[tuple[int, int], Seeds] = {}
         for seed in self.params.seeds:
-            committee = self.committee(name, seed)
+            weights = self.folders[name] / f"seed-{seed}"
+            committee = Committee.load(weights)
             shards = self._shards_of(committee.spec)
-            for source, nested in nesting(counts).items():
-                logits, present = view_logits(committee, shards, clips, source, max(crops))
-                for count, crop in ((count, crop) for count in nested for crop in crops):
-                    places = view_places(source, max(crops), count, crop)
-                    chosen = {head: values[:, places] for head, values in logits.items()}
-                    found.setdefault((count, crop), {})[seed] = predict(committee, chosen, present, unseen)
+            by_views, present = answers(self.answers, committee, weights, shards, clips, counts, crops)
+            for views, logits in by_views.items():
+                found.setdefault(views, {})[seed] = predict(committee, logits, present, unseen)
         return found
 
 
