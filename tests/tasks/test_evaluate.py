@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tasks import evaluate, views
+from tasks import answers, evaluate, views
 from tasks.atomic import write_json
 from tasks.clips import Clip, write_clips
 from tasks.errors import UserError
@@ -404,8 +405,37 @@ def test_a_second_run_writes_the_same_bytes_and_says_how_far_it_is(
     before = content()
     evaluate.run(params, workspace)
     assert content() == before
+    shutil.rmtree(workspace.root / ".understudy" / "answers")  # and where every network is asked again
+    evaluate.run(params, workspace)
+    assert content() == before
     models = len(params.students) + len(params.teachers) + len(params.fused)
     assert f"evaluate {models}/{models} models" in capsys.readouterr().out
+
+
+def test_only_networks_that_changed_are_asked_again(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+):
+    workspace, asked, ask = build(tmp_path, params), [], answers.view_logits
+
+    def noted(committee: Committee, *arguments: Any) -> Any:
+        asked.append(committee.temperature["verb"])
+        return ask(committee, *arguments)
+
+    monkeypatch.setattr(answers, "view_logits", noted)
+    evaluate.run(params, workspace)
+    assert len(asked) > len(params.seeds)
+    asked.clear()
+    evaluate.run(params, workspace)
+    assert asked == []
+    folder = workspace.student("student") / f"seed-{params.seeds[0]}"
+    committee = Committee.load(folder)
+    Committee(committee.spec, [committee.spec.new_network()], {"verb": 3.0, "noun": 0.5}).save(folder)
+    evaluate.run(params, workspace)
+    assert set(asked) == {3.0}
+    asked.clear()
+    monkeypatch.setattr(answers, "_ARITHMETIC", ("torch",))  # as if a library were another one
+    evaluate.run(params, workspace)
+    assert len(asked) > len(params.seeds)
 
 
 def test_no_test_clips_is_an_error_with_a_remedy(tmp_path: Path, params: Params):
