@@ -93,7 +93,9 @@ def publish(clone: Clone, done: Collection[str], logger: Logger) -> None:
         try:
             _link_to_mlflow(workspace)
         except Exception as error:  # each store has its own; a link is worth no run
-            logger.warning("no link to MLflow: %s", error)
+            from tasks.stores.tracking import told
+
+            logger.warning("no link to MLflow: %s", told(error, workspace))
 
 
 def _link_to_mlflow(workspace: Workspace) -> None:

@@ -3,7 +3,6 @@
 Everything heavy is imported inside the commands, so that help appears at once.
 """
 
-import errno
 import os
 import sys
 from contextlib import nullcontext
@@ -397,12 +396,11 @@ def main() -> None:
 def _reported(error: Exception) -> int:
     """Print an error that is no defect and give its exit code; raise any other again."""
     from tasks.errors import InfrastructureError, UserError
+    from tasks.stores.faults import of_machine
 
     if os.environ.get(_DEBUG):
         raise error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" ({error.filename})" if error.filename else ""
-        error = InfrastructureError(f"the disk is full{where}\n  → make room and try again")
+    error = of_machine(error) or error
     if not isinstance(error, (UserError, InfrastructureError)):
         raise error
     complain(str(error))

@@ -91,7 +91,8 @@ class Clone:
         """
         for pause_s in (*PAUSES_S, None):
             try:
-                self.git("fetch", "--quiet", timeout_s=FETCH_S)
+                # Pruned: a branch `a` that is gone there stands in the way of a new `a/b`.
+                self.git("fetch", "--prune", "--quiet", timeout_s=FETCH_S)
                 return
             except (UserError, InfrastructureError) as error:
                 if pause_s is None:

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,8 @@ _START = "infra/README.md says how to start it"
 _POLLED_S = 60.0
 """A worker asks its queue for work every 10 s."""
 _ANSWERS_S = 10.0
+_APART_S = 20.0
+"""A run without a sign of life for 90 s is marked as crashed; there is one every 30 s."""
 
 
 def examine_infra(clone: Clone) -> list[Check]:
@@ -35,6 +38,7 @@ def examine_infra(clone: Clone) -> list[Check]:
     prepare_environment(verbose=False)
     of_prefect: dict[str, Callable[[Clone, SyncPrefectClient], str]] = {
         "Prefect UI": _ui,
+        "clock": _clock,
         "work pool": _pool,
         "workers": _workers,
         "deployments": _deployments,
@@ -77,6 +81,19 @@ def _ui(_clone: Clone, client: "SyncPrefectClient") -> str:
             "start it by infra/start-prefect, which sets PREFECT_SERVER_UI_STATIC_DIRECTORY to where it may write",
         )
     return f"at {url}"
+
+
+def _clock(_clone: Clone, client: "SyncPrefectClient") -> str:
+    """Signs of life are stamped by whoever gives them: a clock that is behind makes living runs count as lost."""
+    theirs = parsedate_to_datetime(client.request("GET", "/health").headers["date"])
+    apart_s = (datetime.now(UTC) - theirs).total_seconds()
+    if abs(apart_s) > _APART_S:
+        raise Trouble(
+            f"this machine is {abs(apart_s):.0f} s {'ahead of' if apart_s > 0 else 'behind'} the server: "
+            "living runs would count as lost",
+            "have every machine keep time by NTP",
+        )
+    return "that of the server, to a few seconds"
 
 
 def _pool(_clone: Clone, client: "SyncPrefectClient") -> str:
@@ -166,7 +183,8 @@ def _prefect_telemetry(_clone: Clone, client: "SyncPrefectClient") -> str:
 def _mlflow() -> str:
     url = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not url.startswith(("http://", "https://")):
-        raise Trouble(f"MLFLOW_TRACKING_URI names no server: {url or 'it is not set'}", _START)
+        found = f"but a {url.partition(':')[0]} store" if url else "as it is not set"
+        raise Trouble(f"MLFLOW_TRACKING_URI names no server, {found}", _START)
     if "@" in url:
         raise Trouble(
             "MLFLOW_TRACKING_URI holds a login", "set MLFLOW_TRACKING_USERNAME and _PASSWORD instead"

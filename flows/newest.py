@@ -12,7 +12,7 @@ from tasks.errors import InfrastructureError, UserError
 def check_out_newest() -> dict[str, str]:
     """Take the clone of the setting `clone` to the newest commit of where it was cloned from.
 
-    What a run left of dvc.lock there is lost: the commit says it anew, and DVC's run-cache knows the rest.
+    What a run left of dvc.lock there is lost where a commit holds one, and DVC's run-cache knows the rest.
 
     Returns:
         the folder that the flow starts in.

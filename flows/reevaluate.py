@@ -40,7 +40,8 @@ def publish(found: Reevaluation) -> None:
             for figure in found.figures
         ],
         key="champion",
-        description=f"Version {found.version} on {_clips(found)}, the action",
+        description=f"Version {found.version} on {_clips(found)}, the action. Intervals are of clips drawn one by one: "
+        "where few groups are new, they are too narrow",
     )
     told = "; ".join(
         f"{figure.name} {figure.now:.4f}, was {figure.then:.4f} "

@@ -49,7 +49,8 @@ def publish_verdict(clone: Clone) -> None:
     """What the gate says of the release, as an artifact of this flow run; an event where it beats the champion.
 
     Nothing where there is no release, or the gate was not asked about it. The event once a run as long as nobody has
-    promoted or declined the version: a night that changes nothing restores the release, and its verdict.
+    promoted or declined the version, or the gate itself made it champion: a night that changes nothing has the same
+    release, and what was to be told in one before may have failed.
 
     Raises:
         InfrastructureError: the tracking server or its registry could not be used.
@@ -61,7 +62,7 @@ def publish_verdict(clone: Clone) -> None:
     workspace = Workspace(clone.root)
     if not (workspace.release / "release.json").is_file():
         return
-    from tasks.promotion import awaits_decision  # takes seconds
+    from tasks.promotion import awaits_decision, went_live  # takes seconds
 
     said = ensure_registered(clone)  # judges it where DVC restored the release, so that the stage did not
     verdict = _verdict(workspace)
@@ -72,10 +73,11 @@ def publish_verdict(clone: Clone) -> None:
         key="gate",
         description=f"The gate on version {verdict['version']}: {verdict['outcome']}",
     )
-    if awaits_decision(verdict["version"]) in said.splitlines():
+    waits = awaits_decision(verdict["version"]) in said.splitlines()
+    if waits or went_live(verdict["version"]) in said.splitlines():
         challenger_beats_champion(verdict["version"], verdict["summary"])
-        if load(workspace.params).gate.promote == "ask":
-            _ask(verdict["version"])
+    if waits and load(workspace.params).gate.promote == "ask":
+        _ask(verdict["version"])
 
 
 def _ask(version: str) -> None:

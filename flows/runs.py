@@ -86,9 +86,12 @@ def _run_pipeline(
     clone: "Clone", stages: list[str], force: list[str], executor: "ExecutorName", shown: "Board"
 ) -> "PipelineFailed | None":
     """Run the flow under a live table; how it failed, after saying so."""
+    import httpx
+
     from flows.coordinator import PipelineFailed
     from flows.display import board
     from flows.pipeline import pipeline
+    from tasks.errors import InfrastructureError
 
     console = terminal()
     token = board.set(shown)
@@ -102,6 +105,13 @@ def _run_pipeline(
         if failed.not_started:
             complain(f"not started, waiting for it: {', '.join(failed.not_started)}")
         return failed
+    except httpx.HTTPError as error:
+        if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
+            raise
+        raise InfrastructureError(
+            f"Prefect's server was lost ({str(error) or type(error).__name__})\n"
+            "  → what was done is kept: run again when it is back"
+        ) from error
     except KeyboardInterrupt:
         complain("cancelled; what was done is kept, run again to go on")
         raise typer.Exit(130) from None

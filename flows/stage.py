@@ -24,6 +24,7 @@ from flows.clone import Clone, of_flow
 from flows.executor import StageFailed
 from flows.local import LocalExecutor
 from tasks.errors import InfrastructureError, UserError
+from tasks.stores.faults import of_machine
 
 ENTRY = "dvc-lock"
 """Key of the artifact that holds the stage's entry of dvc.lock."""
@@ -96,9 +97,9 @@ def stage(
     except (UserError, InfrastructureError) as error:
         return Failed(message=f"exit code {error.exit_code}: {error}")
     except Exception as error:
-        if not disk.is_full(error):
+        if of_machine(error) is None and not disk.is_full(error):
             raise
-        # another worker has room
+        # another worker has room, and disks that work
         return Failed(message=f"exit code {InfrastructureError.exit_code}: {error}")
     create_markdown_artifact(fenced(made), key=ENTRY, description=f"What dvc.lock says of {stage}")
     return Completed(message=outcome.value)

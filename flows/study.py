@@ -28,7 +28,7 @@ from tasks.import_data import take_in
 from tasks.layout import Workspace
 from tasks.params import load
 from tasks.settings import dvc_config, dvc_scratch, settings
-from tasks.stores.tracking import store_uri
+from tasks.stores.tracking import store_uri, told
 from tasks.study import spec
 from tasks.study.cost import clips_shown, measured_rate
 from tasks.study.spec import Composed, Source
@@ -330,5 +330,5 @@ def report(clone: Clone, source: Source, parts: Sequence[Part], failed: Mapping[
     try:
         return Report(folder, record.record(found, folder, workspace), False)
     except Exception as error:  # MLflow remembers; the study stands without it
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        return Report(folder, f"MLflow was not told: {reason[0]}; run the study again when it is back", True)
+        reason = told(error, workspace)
+        return Report(folder, f"MLflow was not told: {reason}; run the study again when it is back", True)

@@ -240,9 +240,9 @@ def normalise(weights: Tensor, present: Tensor) -> Tensor:
         lies on teachers that did not see the clip, the others share it equally.
     """
     kept = weights.expand(present.shape) * present
-    total = kept.sum(dim=1, keepdim=True)
-    kept = torch.where(total > 0, kept, present.to(kept.dtype))
-    return kept / kept.sum(dim=1, keepdim=True).clamp(min=torch.finfo(kept.dtype).tiny)
+    kept = torch.where(kept.sum(dim=1, keepdim=True) > 0, kept, present.to(kept.dtype))
+    total = kept.sum(dim=1, keepdim=True)  # may be below the smallest normal number, so nothing is put in its place
+    return kept / torch.where(total > 0, total, 1.0)
 
 
 def mix(logits: Tensor, weights: Tensor, space: Space) -> Tensor:

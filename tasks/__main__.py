@@ -5,7 +5,6 @@ comes here again (`tasks.launch`). Exit codes: 0 done; 2 something a person must
 failed and trying again may help; 1 a defect of ours, with its traceback.
 """
 
-import errno
 import importlib
 import os
 import sys
@@ -20,6 +19,7 @@ from tasks.errors import InfrastructureError, UserError
 from tasks.layout import Workspace
 from tasks.mortal import die_with_parent
 from tasks.settings import settings
+from tasks.stores.faults import of_machine
 
 if TYPE_CHECKING:
     from tasks.params import Params
@@ -63,11 +63,8 @@ def _known(error: Exception) -> UserError | InfrastructureError | None:
     """The error as one that a person or a scheduler can act on; None for a defect of ours."""
     if isinstance(error, UserError | InfrastructureError):
         return error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InfrastructureError(
-            f"the disk is full ({error.filename or Path.cwd()}); nothing half-written was kept\n"
-            "  → make room and run again: finished epochs and shards are still there"
-        )
+    if failed := of_machine(error):
+        return failed
     if isinstance(error, RuntimeError) and "torch" in sys.modules:
         from tasks.inference import is_gpu_failure, is_out_of_memory
 

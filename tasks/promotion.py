@@ -40,10 +40,13 @@ if TYPE_CHECKING:
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 _KEY, _VERDICT = "gate_key", "gate_json"
+_BY_THE_GATE = "by the gate (gate.promote: auto)"
 _MOVE = "move_in_progress"
 _PAGE = "gate.html"
 _LONGEST_REASON = 500
 _MOST_ROUNDS, _PATIENCE_S = 20, 20.0
+_NOT_OURS = (401, 403, 404)
+"""What a server says of a run that is gone, or that belongs to somebody else."""
 
 
 @dataclass(frozen=True)
@@ -95,23 +98,26 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
         if finished := _finish(client):
             print(f"gate: an interrupted move was carried to its end: {finished.words}")
         version, aliases = str(registered.version), _aliases(client)
+        history = [text for tag, text in registered.tags.items() if tag.startswith(HISTORY)]
+        if aliases.get(CHAMPION) == version and any(_BY_THE_GATE in text for text in history):
+            print(went_live(version))  # again, as whoever is to tell of it may have been away
         is_first = aliases.get(CHAMPION) == version and len(_versions(client)) == 1
         _show_as_told(client, params, workspace, registered)
         if not is_first and aliases.get(CHALLENGER) != version:
             return
         verdict = _stored_or_new(client, params, workspace, registered, aliases)
         print(f"gate: {verdict.summary}")
-        has_history = any(tag.startswith(HISTORY) for tag in registered.tags)
-        if is_first and not has_history:
+        if is_first and not history:
             made = datetime.fromtimestamp(registered.creation_timestamp / 1000, UTC)
             _tell(client, version, _stamp(made), f"version {version} is the first and became champion")
-        if verdict.outcome != "passed" or has_history:  # with one, it was declined
+        if verdict.outcome != "passed" or history:  # with one, it was declined
             return
         if params.gate.promote == "auto":
             try:
                 now = _as_judged(client, aliases)
-                move = _promotion(now, version, "by the gate (gate.promote: auto)", verdict.summary)
+                move = _promotion(now, version, _BY_THE_GATE, verdict.summary)
                 print(f"gate: {_carry_out(client, move)}")
+                print(went_live(version))
             except UserError as error:  # the release is registered all the same
                 print(f"gate: {error}")
         else:
@@ -121,6 +127,11 @@ def settle(params: Params, workspace: Workspace, registered: "ModelVersion") -> 
 def awaits_decision(version: str) -> str:
     """What is printed of a challenger that passed and that nobody promoted or declined yet."""
     return f"gate: version {version} awaits a decision: understudy promote {version}"
+
+
+def went_live(version: str) -> str:
+    """What is printed of a version that the gate made champion, as long as it is."""
+    return f"gate: version {version} is the champion, which no person decided"
 
 
 def _show_as_told(
@@ -405,7 +416,8 @@ def _attached(client: "MlflowClient", version: "ModelVersion") -> str:
 
 
 def _attach(client: "MlflowClient", version: "ModelVersion", page: str) -> None:
-    """Add the gate's page to the run that registered the version, if there is one: it may have been deleted."""
+    """Add the gate's page to the run that registered the version, where there is one that we may write to."""
+    import requests
     from mlflow.exceptions import MlflowException
 
     if not version.run_id:
@@ -413,9 +425,17 @@ def _attach(client: "MlflowClient", version: "ModelVersion", page: str) -> None:
     try:
         client.log_text(version.run_id, page, _PAGE)
     except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code not in (
+            "RESOURCE_DOES_NOT_EXIST",
+            "INVALID_PARAMETER_VALUE",
+            "PERMISSION_DENIED",
+        ):
             raise
-        print(f"gate: the run of version {version.version} is gone, so it gets no page")
+        print(f"gate: the run of version {version.version} is gone or another's, so it gets no page")
+    except requests.HTTPError as error:  # of the server's store of files
+        if error.response is None or error.response.status_code not in _NOT_OURS:
+            raise
+        print(f"gate: the run of version {version.version} is gone or another's, so it gets no page")
 
 
 def _key(params: Params, version: "ModelVersion", champion: "ModelVersion | None") -> str:
@@ -646,6 +666,7 @@ def _registry(workspace: Workspace) -> "Iterator[MlflowClient]":
         UserError: nothing was registered yet.
         InfrastructureError: the registry cannot be reached or fails.
     """
+    import requests
     from mlflow.exceptions import MlflowException
 
     from tasks.stores import failures
@@ -660,8 +681,8 @@ def _registry(workspace: Workspace) -> "Iterator[MlflowClient]":
             raise UserError(f"the registry has no {MODEL} yet", remedy="run: understudy run") from None
         yield client
     except failures.REGISTRY as error:
-        if isinstance(error, OSError):  # of this machine, not of the registry
-            raise
+        if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
+            raise  # of this machine, not of the registry
         raise InfrastructureError(
             f"the registry of MLflow at {tracking.shown_uri(workspace)} failed ({tracking.told(error, workspace)})\n"
             "  → run the same again when it is back; what was begun is then carried to its end"

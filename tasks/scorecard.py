@@ -106,9 +106,24 @@ class Scorecard:
 
     def since(self, then: "Scorecard") -> "Scorecard":
         """The same of the clips alone that `then` was not scored on, or with other labels."""
-        known = ["head", "true", *(_FOOTAGE if set(_FOOTAGE) <= set(then.table) else ["clip_id"])]
+        known = then._names
         both = self.table.merge(then.table[known].drop_duplicates(), how="left", on=known, indicator="where")
         return self.only(both.loc[both["where"] == "left_only", "clip_id"])
+
+    def same_answers(self, then: "Scorecard", head: str) -> float | None:
+        """The share of clips that got the same class then, of those that both were scored on; None where none was."""
+        columns = [*then._names, "predicted"]
+        ours, theirs = (
+            each.table.loc[each.table["head"] == head, columns].drop_duplicates(then._names)
+            for each in (self, then)
+        )
+        both = ours.merge(theirs, on=then._names, suffixes=("", "_then"))
+        return float((both["predicted"] == both["predicted_then"]).mean()) if len(both) else None
+
+    @property
+    def _names(self) -> list[str]:
+        """The columns by which its rows are known again in another, whatever the clips are called there."""
+        return ["head", "true", *(_FOOTAGE if set(_FOOTAGE) <= set(self.table) else ["clip_id"])]
 
     @property
     def clip_ids(self) -> set[str]:

@@ -530,7 +530,8 @@ def balance(gate: Tensor, present: Tensor) -> Tensor:
     tiny = torch.finfo(gate.dtype).tiny
     even = (present / present.sum(dim=1, keepdim=True)).mean(dim=0)
     mean = gate.mean(dim=0).clamp(min=tiny)
-    return (even * (even.clamp(min=tiny) / mean).log()).sum() / gate.shape[1]
+    # Not of the quotient, whose gradient is infinite where a gate is all but shut.
+    return (even * (even.clamp(min=tiny).log() - mean.log())).sum() / gate.shape[1]
 
 
 def taught_gate(log_gate: Tensor, errors: Tensor, present: Tensor, temperature: float) -> Tensor:

@@ -5,8 +5,25 @@ from pathlib import Path
 
 from tasks.errors import InfrastructureError
 
-PASSING = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.ESTALE}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+PASSING = {*_FULL, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """What the machine fails by and not the file: kept as the file's fault it would never be tried again."""
+
+
+def of_machine(error: Exception) -> InfrastructureError | None:
+    """An error of the operating system as one that is worth trying again, here or elsewhere; None for any other."""
+    if not isinstance(error, OSError) or error.errno not in PASSING:
+        return None
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in _FULL:
+        return InfrastructureError(
+            f"the disk is full{where}; nothing half-written was kept\n"
+            "  → make room and run again: what was finished is still there"
+        )
+    return InfrastructureError(
+        f"this machine failed: {error.strerror}{where}\n"
+        "  → look at its disks, mounts and limits, then run again: what was finished is still there"
+    )
 
 
 def read_through(path: Path) -> None:

@@ -147,6 +147,10 @@ def test_an_import_during_a_run_is_refused_before_it_looks_at_anything(
 def test_a_full_disk_is_infrastructure_and_no_traceback(capsys: pytest.CaptureFixture[str]):
     assert cli._reported(OSError(errno.ENOSPC, "No space left on device", "notes.db")) == 75
     assert "the disk is full (notes.db)" in capsys.readouterr().err
+    assert cli._reported(OSError(errno.EROFS, "Read-only file system", "run.lock")) == 75
+    assert "this machine failed: Read-only file system (run.lock)" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError):
+        cli._reported(FileNotFoundError(errno.ENOENT, "No such file or directory", "x"))
 
 
 @pytest.mark.parametrize(

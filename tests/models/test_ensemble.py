@@ -90,6 +90,12 @@ def test_data_set_weights_average_over_the_clips_a_teacher_saw():
     torch.testing.assert_close(normalise(found, present), torch.tensor([[1.0, 0.0], [0.25, 0.75]]))
 
 
+def test_a_teacher_all_but_out_of_the_mix_speaks_alone_where_it_is_alone():
+    weights = torch.tensor([1.0, 8e-40])  # below the smallest normal float32
+    found = normalise(weights, torch.tensor([[False, True]]))
+    torch.testing.assert_close(found, torch.tensor([[0.0, 1.0]]))
+
+
 def test_weights_of_absent_teachers_go_to_the_present():
     found = normalise(torch.tensor([1.0, 0.0, 0.0]), torch.tensor([[False, True, True]]))
     torch.testing.assert_close(found, torch.tensor([[0.0, 0.5, 0.5]]))

@@ -337,6 +337,13 @@ def test_a_balanced_gate_costs_nothing():
     assert balance(torch.zeros(0, 2), every[:0]).item() == 0
 
 
+@pytest.mark.parametrize("apart", [10.0, 46.0, 80.0])
+def test_a_gate_that_is_all_but_shut_can_open_again(apart: float):
+    scores = torch.tensor([[apart, 0.0]], requires_grad=True)
+    balance(scores.softmax(dim=1), torch.ones(1, 2, dtype=torch.bool)).backward()
+    torch.testing.assert_close(scores.grad, torch.tensor([[0.25, -0.25]]), rtol=1e-3, atol=0)
+
+
 def test_a_specialist_of_half_of_the_clips_is_owed_its_share_of_those_alone():
     present = torch.tensor([[True, True], [True, False]])
     assert balance(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), present).item() == pytest.approx(0, abs=1e-7)

@@ -14,9 +14,11 @@ from tasks.atomic import write_text
 from tasks.clips import read_clips, write_clips
 from tasks.errors import UserError
 from tasks.layout import Workspace
+from tasks.networks import Committee
 from tasks.params import Evaluate, Params, parse
 from tasks.reevaluate import _figure, reevaluate
-from tasks.scorecard import Said
+from tasks.rescoring import rescored
+from tasks.scorecard import Said, Scorecard
 from tasks.seen import Seen, group_hash
 
 
@@ -38,7 +40,7 @@ def registered(
 def test_on_the_clips_of_its_registration_the_champion_is_what_it_was(registered: tuple[Params, Workspace]):
     found = reevaluate(*registered)
     assert (found.version, found.clips, found.since) == ("1", 6, 0)
-    assert [figure.name for figure in found.figures] == ["top1", "ece_scaled"]
+    assert [figure.name for figure in found.figures] == ["top1", "ece_scaled", "same_answers"]
     for figure in found.figures:
         assert figure.now == pytest.approx(figure.then, abs=1e-6)
     assert found.drifted == []
@@ -126,6 +128,25 @@ def test_new_clips_on_which_it_is_wrong_do_not_drown(registered: tuple[Params, W
     assert found.drifted == []
 
 
+def test_other_answers_on_the_same_clips_are_told_however_few_are_new(
+    registered: tuple[Params, Workspace], monkeypatch: pytest.MonkeyPatch
+):
+    """What feeds the network has changed, as a decoder may: one new clip must not hide it."""
+    params, workspace = registered
+    champion = Committee.load(workspace.release)
+    answer = rescored(champion, params, workspace, read_clips(workspace.index, "test"))
+    assert answer.same_answers(answer, "action") == 1.0
+    other = answer.table.copy()
+    wrong = other["clip_id"].isin(sorted(answer.clip_ids)[:2])
+    other.loc[wrong, "predicted"] = "something else"
+    other.loc[other["clip_id"] == sorted(answer.clip_ids)[5], "video_sha256"] = "new"
+    monkeypatch.setattr("tasks.reevaluate.rescored", lambda *_: Scorecard(other))
+    found = reevaluate(params, workspace)
+    assert found.since == 1
+    same = found.figures[-1]
+    assert (same.name, same.now, same.drifted) == ("same_answers", 3 / 5, True)
+
+
 def test_thirty_new_clips_beside_a_thousand_are_enough():
     evaluate = Evaluate(clips=[1], crops=[1], bins=15, bootstrap=1000)
 
@@ -136,6 +157,7 @@ def test_thirty_new_clips_beside_a_thousand_are_enough():
     then = said(700, 300)
     assert _figure("top1", then, said(12, 18), evaluate).drifted
     assert not _figure("top1", then, said(18, 12), evaluate).drifted
+    assert not _figure("top1", then, said(0, 2), evaluate).drifted  # two say nothing
     drowned = said(712, 318)
     assert not _figure("top1", then, drowned, evaluate).drifted
 
