@@ -85,7 +85,7 @@ def _ui(_clone: Clone, client: "SyncPrefectClient") -> str:
 
 def _clock(_clone: Clone, client: "SyncPrefectClient") -> str:
     """Signs of life are stamped by whoever gives them: a clock that is behind makes living runs count as lost."""
-    theirs = parsedate_to_datetime(client.request("GET", "/health").headers["date"])
+    theirs = parsedate_to_datetime(client.request("GET", "/health").headers["date"]).replace(tzinfo=UTC)
     apart_s = (datetime.now(UTC) - theirs).total_seconds()
     if abs(apart_s) > _APART_S:
         raise Trouble(

@@ -241,7 +241,8 @@ def normalise(weights: Tensor, present: Tensor) -> Tensor:
     """
     kept = weights.expand(present.shape) * present
     kept = torch.where(kept.sum(dim=1, keepdim=True) > 0, kept, present.to(kept.dtype))
-    total = kept.sum(dim=1, keepdim=True)  # may be below the smallest normal number, so nothing is put in its place
+    # Not clamped: of a teacher that is all but out of the mix, it lies below the smallest normal number.
+    total = kept.sum(dim=1, keepdim=True)
     return kept / torch.where(total > 0, total, 1.0)
 
 

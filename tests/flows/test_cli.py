@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from rich.console import Console
@@ -19,7 +20,7 @@ from rich.console import Console
 from flows import cli, runs
 from flows.clone import Clone
 from flows.terminal import show_predictions
-from tasks.errors import UserError
+from tasks.errors import InfrastructureError, UserError
 from tasks.predict import Prediction
 
 COMMAND = [sys.executable, "-m", "flows.cli"]
@@ -142,6 +143,20 @@ def test_an_import_during_a_run_is_refused_before_it_looks_at_anything(
         cli.import_("no-such-folder")
     with pytest.raises(UserError, match="is not a folder"):
         cli.import_("no-such-folder")
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_server_of_prefect_that_is_lost_is_infrastructure(project: Clone, monkeypatch: pytest.MonkeyPatch):
+    from flows import pipeline
+    from flows.display import Board
+    from flows.terminal import terminal
+
+    def lost(*_: object) -> None:
+        raise httpx.ConnectError("[Errno 111] Connection refused")
+
+    monkeypatch.setattr(pipeline, "pipeline", lost)
+    with pytest.raises(InfrastructureError, match=r"server was lost \(.*refused\)\n.*run again"):
+        runs._run_pipeline(project, [], [], "local", Board(terminal()))
 
 
 def test_a_full_disk_is_infrastructure_and_no_traceback(capsys: pytest.CaptureFixture[str]):

@@ -137,6 +137,18 @@ def test_a_fetch_is_tried_again_and_then_said(cloned: Clone, project: Clone, mon
     assert cloned.git("rev-parse", "origin/HEAD") == project.git("rev-parse", "HEAD")
 
 
+def test_a_branch_that_took_the_name_of_a_folder_stops_no_fetch(
+    cloned: Clone, project: Clone, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(clone, "PAUSES_S", ())
+    project.git("branch", "feature")
+    cloned.fetch()
+    project.git("branch", "-D", "feature")
+    project.git("branch", "feature/mst")
+    cloned.fetch()
+    assert cloned.git("rev-parse", "origin/feature/mst") == project.git("rev-parse", "HEAD")
+
+
 def test_a_fetch_from_a_host_that_never_answers_ends(cloned: Clone, monkeypatch: pytest.MonkeyPatch):
     cloned.git("remote", "set-url", "origin", "ssh://host/project")
     cloned.git("config", "core.sshCommand", "sleep 5;")

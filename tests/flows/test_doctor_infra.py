@@ -1,17 +1,21 @@
 """What `doctor --infra` says of pages and checkpoints; the whole of it is in tests/infra/test_installation.py."""
 
+import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from flows.clone import Clone
 from flows.doctor import Check, examined
-from flows.installation import _checkpoints, _ui
+from flows.installation import _checkpoints, _clock, _mlflow, _ui
 
 
 @contextmanager
@@ -57,6 +61,27 @@ def test_a_server_without_pages_is_trouble(tmp_path: Path):
         check = pages_of(api, Clone(tmp_path))
     assert (check.state, check.detail) == ("fails", f"{api.removesuffix('/api')} shows no pages (404)")
     assert "PREFECT_SERVER_UI_STATIC_DIRECTORY" in check.remedy
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "said"),
+    [(0, "that of the server"), (75, "is 75 s behind the server"), (-75, "is 75 s ahead of the server")],
+)
+def test_a_clock_apart_from_the_servers_is_trouble(tmp_path: Path, ahead_s: int, said: str):
+    class Server:
+        @staticmethod
+        def request(*_: str) -> httpx.Response:
+            return httpx.Response(200, headers={"date": formatdate(time.time() + ahead_s, usegmt=True)})
+
+    check = examined("clock", partial(_clock, Clone(tmp_path), Server()))  # type: ignore[arg-type]
+    assert check.state == ("fails" if ahead_s else "works")
+    assert said in re.sub(r"7[4-6] s", "75 s", check.detail)
+
+
+def test_a_store_that_is_no_server_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://understudy:s3cr3t@db/mlflow")
+    check = examined("MLflow", _mlflow)
+    assert check.detail == "MLFLOW_TRACKING_URI names no server, but a postgresql store"
 
 
 def test_a_folder_for_checkpoints_is_written_and_left_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

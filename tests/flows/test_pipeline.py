@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flows.clone import Clone
+from tasks.errors import InfrastructureError
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 Runs = Callable[[], list[tuple[str, float, float]]]
@@ -31,6 +32,26 @@ def test_the_second_run_finds_everything_cached(project: Clone, runs: Runs):
     ran = runs()
     assert set(run(project).values()) == {"cached"}
     assert runs() == ran
+
+
+def test_what_was_not_told_in_one_run_is_told_in_the_next(project: Clone, monkeypatch: pytest.MonkeyPatch):
+    """MLflow was away when the stage had registered the release: no later run makes it again."""
+    from flows import coordinator
+
+    dvc = project.root / "dvc.yaml"
+    dvc.write_text(dvc.read_text().replace("  aside:", "  register:"))
+    told: list[Clone] = []
+
+    def away(_: Clone) -> None:
+        raise InfrastructureError("MLflow is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(coordinator, "publish_verdict", away)
+        with pytest.raises(InfrastructureError, match="away"):
+            run(project)
+    monkeypatch.setattr(coordinator, "publish_verdict", told.append)
+    assert run(project)["register"] == "cached"
+    assert told == [project]
 
 
 def test_independent_stages_run_side_by_side_and_followers_after_what_they_need(project: Clone, runs: Runs):

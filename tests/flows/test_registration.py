@@ -13,7 +13,7 @@ from flows.clone import Clone
 from flows.registration import ensure_registered, publish_verdict
 from tasks.atomic import file_digest
 from tasks.errors import InfrastructureError, UserError
-from tasks.promotion import awaits_decision
+from tasks.promotion import awaits_decision, went_live
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,9 +67,10 @@ def test_the_verdict_is_an_artifact_and_a_pass_that_nobody_decided_on_an_event(
     from prefect.client.orchestration import get_client
 
     clones = [
-        judged(tmp_path / name, name.partition("-")[0]) for name in ("passed-decided", "failed", "passed")
+        judged(tmp_path / name, name.partition("-")[0])
+        for name in ("passed-decided", "failed", "passed-alone", "passed")
     ]
-    waiting = {clones[2].root: awaits_decision("7")}
+    waiting = {clones[2].root: went_live("7"), clones[3].root: awaits_decision("7")}
     monkeypatch.setattr(registration, "ensure_registered", lambda clone: waiting.get(clone.root, ""))
 
     @flow
@@ -89,10 +90,13 @@ def test_the_verdict_is_an_artifact_and_a_pass_that_nobody_decided_on_an_event(
         assert artifacts[0]["description"] == "The gate on version 7: passed"
         asked = {"filter": {"event": {"name": ["understudy.challenger.beats_champion"]}}}
         until, events = time.monotonic() + 30, []
-        while not events and time.monotonic() < until:
+        while len(events) < 2 and time.monotonic() < until:
             events = client.request("POST", "/events/filter", json=asked).json()["events"]
             time.sleep(0.2)
-    assert [event["payload"]["summary"] for event in events] == ["version 7 passed passed"]
+    assert sorted(event["payload"]["summary"] for event in events) == [
+        "version 7 passed passed",
+        "version 7 passed passed-alone",
+    ]
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -1,5 +1,6 @@
 """The flow `stage` as a worker runs it: in its own clone at a given commit, inputs from the remote, outputs to it."""
 
+import errno
 import shutil
 import subprocess
 from pathlib import Path
@@ -181,6 +182,20 @@ def test_a_worker_whose_disk_is_full_leaves_the_stage_to_another(asking: Clone, 
     code, reason = told(made(worker, "ingest", commit_of(asking)))
     assert code == 75
     assert "No space left on device" in reason
+
+
+def test_a_worker_whose_disk_became_read_only_leaves_the_stage_to_another(
+    asking: Clone, worker: Clone, monkeypatch: pytest.MonkeyPatch
+):
+    from flows.stage import told
+
+    def fails(_: Clone) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "run.lock")
+
+    monkeypatch.setattr(Clone, "only_run", fails)
+    code, reason = told(made(worker, "ingest", commit_of(asking)))
+    assert code == 75
+    assert "Read-only file system" in reason
 
 
 def test_runs_that_prefect_ended_are_told_apart():

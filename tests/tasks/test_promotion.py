@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import requests
 import torch
 import yaml
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
@@ -305,6 +306,8 @@ def test_params_may_say_that_passing_is_enough(workspace, values, capsys):
         "version 3 promoted in place of version 1 by the gate (gate.promote: auto)" in capsys.readouterr().out
     )
     assert aliases(workspace) == {"champion": 3, "previous": 1}
+    promotion.settle(parsed(values), workspace, version(workspace, 3))  # another night, whoever tells of it
+    assert promotion.went_live("3") in capsys.readouterr().out.splitlines()
     # The clone of a coordinator whose worker judged and promoted shows it, too.
     shutil.rmtree(workspace.gate)
     register.run(parsed(values), workspace)
@@ -457,6 +460,26 @@ def test_a_verdict_vouches_for_the_champion_it_was_against(workspace, values, mo
     with pytest.raises(OSError, match="away"):
         promotion.judged("3", parsed(strict), workspace)
     assert "gate_key" not in version(workspace, 3).tags
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_who_may_write_to_the_model_alone_may_promote(workspace, values, monkeypatch, capsys, status):
+    """As infra/README.md says: the run that registered the version is the workers'."""
+    answer = requests.Response()
+    answer.status_code = status
+
+    def refused(*_):
+        raise requests.HTTPError(f"{status} from the store of files", response=answer)
+
+    monkeypatch.setattr("mlflow.MlflowClient.log_text", refused)
+    strict = values | {"gate": values["gate"] | {"max_nll_increase": 0.04}}  # so that it is judged anew
+    if status == 500:
+        with pytest.raises(InfrastructureError, match="500 from the store"):
+            promotion.promote("challenger", parsed(strict), workspace, force=False, reason="")
+        return
+    promotion.promote("challenger", parsed(strict), workspace, force=False, reason="")
+    assert aliases(workspace) == {"champion": 3, "previous": 1}
+    assert "is gone or another's, so it gets no page" in capsys.readouterr().out
 
 
 def test_where_somebody_took_the_champion_away_a_person_chooses_the_next(workspace, values):
