@@ -16,6 +16,7 @@ from tasks.datasets.annotations import (
     AnnotatedClip,
     Dataset,
     check,
+    fault,
     joined,
     tested_elsewhere,
     told_joined,
@@ -170,19 +171,9 @@ def _reject(clip: AnnotatedClip, reason: str, raw: Path) -> Rejected:
 
 def _consistent(clips: Iterable[AnnotatedClip], rejected: list[Rejected], raw: Path) -> list[AnnotatedClip]:
     """The clips whose own row makes sense."""
-    kept = []
-    for clip in clips:
-        missing = [head for head, label in clip.labels.items() if clip.labelled and not label]
-        if missing:
-            rejected.append(_reject(clip, f"the label {missing[0]} is missing", raw))
-        elif clip.start_s < 0:
-            rejected.append(_reject(clip, f"starts at {clip.start_s:g} s, before the video", raw))
-        elif clip.stop_s is not None and clip.stop_s <= clip.start_s:
-            reason = f"stops at {clip.stop_s:g} s, not after its start at {clip.start_s:g} s"
-            rejected.append(_reject(clip, reason, raw))
-        else:
-            kept.append(clip)
-    return kept
+    faults = [(clip, fault(clip)) for clip in clips]
+    rejected += [_reject(clip, reason, raw) for clip, reason in faults if reason]
+    return [clip for clip, reason in faults if not reason]
 
 
 def _video_files(

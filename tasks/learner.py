@@ -37,7 +37,7 @@ import tasks.stores.weights
 import tasks.training
 import tasks.views
 from models.calibration import ece, fit_temperature
-from models.distill.method import Hint, HintShape, Lesson, Losses, Method
+from models.distill.method import Hint, HintShape, Lesson, Losses, Method, NoHints
 from models.metrics import score, score_action
 from models.network import Network, Output, Word, count_parameters, gmacs
 from tasks import ranks
@@ -252,6 +252,8 @@ class Learner:
                 for head, values in labels.items()
             }
             lesson = lessons.of(batch) if lessons else None
+            if lesson is not None and not self.method.needs_hints:
+                lesson = lesson._replace(hints=NoHints())
             return self.method.loss(output, lesson, truth, companion, progress)
 
         torch.manual_seed(int(np.random.SeedSequence([seed, member, 1]).generate_state(1)[0]))

@@ -9,7 +9,7 @@ import numpy as np
 from tasks import params
 from tasks.clips import SPLITS
 from tasks.datasets import FORMATS
-from tasks.datasets.annotations import AnnotatedClip, Dataset, check, groups, joined, told_joined
+from tasks.datasets.annotations import AnnotatedClip, Dataset, check, fault, groups, joined, told_joined
 from tasks.errors import UserError
 from tasks.settings import settings
 from tasks.splitting import members, split_groups
@@ -110,7 +110,7 @@ def survey(folder: Path, source: str, shares: params.Data) -> Summary:
         missing_videos=missing,
         sound=_any_sound(present),
         detections=reader.has_detections(folder, videos),
-        notes=told_joined(annotated, clips) + _told_strays(folder, reader, videos),
+        notes=told_joined(annotated, clips) + _told_faults(annotated) + _told_strays(folder, reader, videos),
     )
 
 
@@ -123,6 +123,18 @@ def _format(folder: Path) -> tuple[str, Dataset]:
         file=folder,
         remedy="put annotations.csv with the columns clip_id, video, start_s, stop_s, action beside videos/",
     )
+
+
+def _told_faults(clips: Sequence[AnnotatedClip]) -> list[str]:
+    """A sentence about rows of which no use can be made; what ails videos only decoding tells."""
+    faults = [(clip, reason) for clip in clips if (reason := fault(clip))]
+    if not faults:
+        return []
+    first, reason = faults[0]
+    where = f"{first.file.name}, row {first.row}"
+    return [
+        f"{len(faults)} row(s) will be left out, the first being {where}, clip {first.clip_id!r}: {reason}"
+    ]
 
 
 def _told_strays(folder: Path, reader: Dataset, videos: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import timm.optim
@@ -163,8 +164,9 @@ def _one_epoch(
         norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), training.clip_norm)
         told = {"loss": losses.total, **losses.parts, **(losses.figures or {})}
         gradient, *values = _numbers([norm, *told.values()], there)
-        _refuse_no_number("loss", values[0], course, epoch, step - epoch * steps)
-        _refuse_no_number("gradient", gradient, course, epoch, step - epoch * steps)
+        if not all(map(math.isfinite, (gradient, values[0]))):
+            named = dict(zip(told, values, strict=True)) | {"gradient": gradient}
+            _refuse_no_number(named, course, epoch, step - epoch * steps)
         optimizer.step()
         if average is not None:
             average.update(network, step)
@@ -185,13 +187,15 @@ def _numbers(scalars: Sequence[torch.Tensor], there: torch.device) -> list[float
     return found
 
 
-def _refuse_no_number(what: str, value: float, course: Course, epoch: int, batch: int) -> None:
+def _refuse_no_number(values: dict[str, float], course: Course, epoch: int, batch: int) -> NoReturn:
     """Stop before weights are spoilt: what is kept on disk is always sound."""
-    if not math.isfinite(value):
-        raise UserError(
-            f"{course.title}: the {what} is {value} in epoch {epoch + 1}, batch {batch + 1}",
-            remedy="lower learning_rate or clip_norm, or use precision float32",
-        )
+    bad = ", ".join(f"the {name} is {value}" for name, value in values.items() if not math.isfinite(value))
+    remedy = "lower learning_rate or clip_norm"
+    if epoch == batch == 0:
+        remedy = "no step was taken yet: look at the method's loss, and at weights that training began from"
+    if course.training.precision != "float32":
+        remedy += ", or use precision float32"
+    raise UserError(f"{course.title}: {bad} in epoch {epoch + 1}, batch {batch + 1}", remedy=remedy)
 
 
 def epoch_places(clips: int, shown: int, batch: int, seed: int, epoch: int) -> list[list[tuple[int, int]]]:

@@ -191,7 +191,7 @@ class _Draft:
             if teacher["folds"] == 1:
                 teacher["folds"] = _FOLDS
                 self.notes.append(
-                    f"teachers.{name} is cross-fitted in {_FOLDS} folds, since every clip has a label"
+                    f"teachers.{name} is cross-fitted in {_FOLDS} folds, since no clip is marked unlabelled"
                 )
 
     def mend_folds(self) -> None:
@@ -220,7 +220,8 @@ class _Draft:
 
     def _settle_anew(self, name: str, method: Any) -> None:
         method.update(_UNMEASURED)
-        self.notes.append(f"students.{name} now settles distillation_weight on validation (auto)")
+        changed = ", ".join(f"{weight} {value}" for weight, value in _UNMEASURED.items())
+        self.notes.append(f"students.{name} now has {changed}: validation settles what is auto")
 
     def _left(self, teachers: Sequence[str]) -> list[str]:
         return [teacher for teacher in teachers if teacher in self.document["teachers"]]

@@ -1,6 +1,6 @@
 """The training methods, chosen by `kind`. To add one: its file beside this one, its line in the union."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -22,3 +22,10 @@ Method = Annotated[
     | Hints,  # the teachers' features of every moment, their mixed prediction, and labels
     Field(discriminator="kind"),
 ]
+
+for _method in get_args(get_args(Method)[0]):  # before pydantic meets them, whose words name no file
+    _file = f"{_method.__module__.replace('.', '/')}.py"
+    if _method.__abstractmethods__:
+        raise TypeError(f"{_file}: {_method.__name__} lacks {', '.join(sorted(_method.__abstractmethods__))}")
+    if get_args(_method.model_fields["kind"].annotation) != (_method.__module__.rpartition(".")[2],):
+        raise TypeError(f"{_file}: the kind of {_method.__name__} must be a Literal of the file's own name")

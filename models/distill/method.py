@@ -5,7 +5,7 @@ It knows nothing of networks, optimisers or where teachings come from.
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, NoReturn
 
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat
@@ -49,6 +49,21 @@ class Lesson(NamedTuple):
     hints: dict[str, Hint]
     features: Tensor | None = None
     teachers: dict[str, Word] | None = None
+
+
+class NoHints(dict[str, Hint]):
+    """Stands for the hints of a lesson for a method that did not ask for any: looked at, they refuse.
+
+    Empty, they would be no term of the loss, and nobody would notice that the method's idea is missing.
+    """
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise ValueError(
+            "this method reads lesson.hints but did not ask for them: "
+            "put `needs_hints: ClassVar[bool] = True` into its class"
+        )
+
+    __getitem__ = __iter__ = __len__ = __contains__ = items = keys = values = get = _refuse
 
 
 class HintShape(NamedTuple):
@@ -291,7 +306,12 @@ def _distance(
     teacher = torch.where(present[:, None], widen(teacher.detach()), 0)
     log_q = (teacher / temperature).log_softmax(dim=-1)
     log_p = (widen(student) / temperature).log_softmax(dim=-1)
-    return temperature**2 * torch.where(present, compare(log_q, log_p, head), 0)
+    found = compare(log_q, log_p, head)
+    if found.shape != present.shape:  # broadcasting would hide this, too
+        raise ValueError(
+            f"head {head}: compare gave {tuple(found.shape)}; one value a clip is meant, {tuple(present.shape)}"
+        )
+    return temperature**2 * torch.where(present, found, 0)
 
 
 def refuse_no_hints(hints: Mapping[str, object]) -> None:

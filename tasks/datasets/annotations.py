@@ -151,6 +151,18 @@ def grouped(clips: Sequence[AnnotatedClip]) -> list[AnnotatedClip]:
     return [replace(clip, group=clip.group or only.get(clip.video, "")) for clip in clips]
 
 
+def fault(clip: AnnotatedClip) -> str:
+    """What makes its own row useless, whatever its video holds; empty where nothing does."""
+    missing = [head for head, label in clip.labels.items() if clip.labelled and not label]
+    if missing:
+        return f"the label {missing[0]} is missing"
+    if clip.start_s < 0:
+        return f"starts at {clip.start_s:g} s, before the video"
+    if clip.stop_s is not None and clip.stop_s <= clip.start_s:
+        return f"stops at {clip.stop_s:g} s, not after its start at {clip.start_s:g} s"
+    return ""
+
+
 def groups(clips: Iterable[AnnotatedClip]) -> int:
     """How many groups the clips are of."""
     return len({clip.group or clip.video for clip in clips})

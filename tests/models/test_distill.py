@@ -1,7 +1,7 @@
 """Every training method in the registry, then what each promises. A method needs an example here to pass."""
 
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from models import distill
 from models.distill.dkd import DKD
 from models.distill.hints import Hints
 from models.distill.kd import KD
-from models.distill.method import Hint, HintShape, Lesson, Method, distillation, ground_truth
+from models.distill.method import Hint, HintShape, Lesson, Method, NoHints, Taught, distillation, ground_truth
 from models.distill.mst import MST
 from models.distill.omnivorous import Omnivorous
 from models.distill.rkd import RKD
@@ -298,7 +298,9 @@ def test_no_gradient_reaches_the_lesson(method):
     assert taught.hints["flow"].moments.grad is None
 
 
-@pytest.mark.parametrize("method", [KNOWN, APART, RELATED, HINTED], ids=lambda method: method.kind)
+@pytest.mark.parametrize(
+    "method", [each for each in EXAMPLES if isinstance(each, Taught)], ids=lambda method: method.kind
+)
 def test_clips_without_a_teacher_learn_from_labels_alone_by_every_method(method):
     taught, output, layers = lesson(present=(True, True, False)), student(), companion(method)
     for log_probs in taught.log_probs.values():
@@ -308,6 +310,25 @@ def test_clips_without_a_teacher_learn_from_labels_alone_by_every_method(method)
     for values in (*output.logits.values(), *([output.moments] if method.needs_hints else [])):
         assert values.grad is None or values.grad.isfinite().all()
         assert values.grad is None or not values.grad[2].any()
+
+
+@pytest.mark.parametrize("shape", ["scalar", "column"])
+def test_a_comparison_that_is_not_of_each_clip_is_refused(shape: str):
+    class Wrong(KD):
+        def compare(self, *arguments: Any) -> torch.Tensor:
+            found = super().compare(*arguments)
+            return found.mean() if shape == "scalar" else found[:, None]
+
+    method = Wrong(kind="kd", **TAUGHT)
+    with pytest.raises(ValueError, match=r"compare gave .*; one value a clip is meant, \(3,\)"):
+        method.loss(student(), lesson(), LABELS, companion(method), 0.0)
+
+
+def test_hints_that_nobody_asked_for_refuse():
+    """Not by being empty, which a sum over them does not notice."""
+    for look in (list, len, dict, lambda hints: hints.values(), lambda hints: hints["flow"], bool):
+        with pytest.raises(ValueError, match="did not ask for them"):
+            look(NoHints())
 
 
 def test_the_curriculum_turns_from_reverse_to_forward_at_half_time():

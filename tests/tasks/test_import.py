@@ -205,6 +205,17 @@ def test_folds_follow_the_groups(clone: Workspace, raw_folder):
     assert any("2 fold(s)" in note for note in notes)
 
 
+def test_rows_of_which_no_use_can_be_made_are_told_before_anything_is_taken_in(tmp_path: Path, raw_folder):
+    rows = [[f"c{n}", f"v{n}.mp4", 0.0, 1.0, "cut" if n % 2 else "wash", f"g{n // 2}"] for n in range(12)]
+    rows[3][4], rows[5][2:4] = "", (0.9, 0.2)
+    raw = raw_folder(rows)
+    found = survey(raw, str(raw), params.load(Path(import_module.__file__).parents[1] / "params.yaml").data)
+    assert found.notes == [
+        "2 row(s) will be left out, the first being annotations.csv, row 5, clip 'c3': "
+        "the label action is missing"
+    ]
+
+
 def test_a_lesson_for_unlabelled_clips_is_settled_anew_where_all_are_labelled(clone: Workspace, source: Path):
     """The sample's teachers learn from all labelled clips, and teach those that nobody labelled."""
     before = params.load(clone.params)
@@ -219,7 +230,7 @@ def test_a_lesson_for_unlabelled_clips_is_settled_anew_where_all_are_labelled(cl
         "auto",
     )
     assert {teacher.folds for teacher in after.teachers.values()} == {3}
-    assert any("distillation_weight on validation" in note for note in notes)
+    assert any("now has distillation_weight auto, ground_truth_weight 0.5" in note for note in notes)
     assert any("cross-fitted in 3 folds" in note for note in notes)
 
 
@@ -240,7 +251,7 @@ def test_weights_of_other_heads_are_settled_anew(clone: Workspace, source: Path)
     text, notes = rewritten(clone, source)
     method = params.parse(text, clone.params).students["student"].method
     assert (method.distillation_weight, method.ground_truth_weight) == ("auto", 0.5)
-    assert any("distillation_weight on validation" in note for note in notes)
+    assert any("now has distillation_weight auto, ground_truth_weight 0.5" in note for note in notes)
     assert (method.head_weights, "students.student now weighs all heads alike" in notes) == (None, True)
 
 

@@ -1,6 +1,7 @@
 """The one loop: exact resume, every clip once, rates as drawn, refusal of a loss that is no number."""
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -189,10 +190,19 @@ def test_it_learns(tmp_path):
 def test_what_is_no_number_stops_with_epoch_and_remedy_before_it_spoils_weights(tmp_path, what, spoil):
     fit(fresh(), course(tmp_path / "a.pt", TRAINING.model_copy(update={"epochs": 2})))
     network = fresh()
-    with pytest.raises(UserError, match=rf"the {what} is nan in epoch 1, batch 1[\s\S]*learning_rate"):
+    with pytest.raises(
+        UserError, match=rf"the {what} is nan.* in epoch 1, batch 1[\s\S]*method's loss"
+    ) as told:
         fit(network, course(tmp_path / "b.pt", spoil=spoil))
     assert not (tmp_path / "b.pt").exists()
     assert same(network, fresh())
+    assert "learning_rate" not in str(told.value)  # no step was taken
+    assert "float32" not in str(told.value)  # it was that
+    counted = itertools.count()
+    with pytest.raises(
+        UserError, match=rf"the {what} is nan.* in epoch 1, batch 2[\s\S]*lower learning_rate"
+    ):
+        fit(fresh(), course(tmp_path / "c.pt", spoil=lambda each: spoil(each) if next(counted) else each))
 
 
 def test_a_step_looks_at_all_its_numbers_at_once(tmp_path, monkeypatch):
