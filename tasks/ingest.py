@@ -339,7 +339,8 @@ def _refuse_too_little(
             raise UserError(
                 f"the split {split} has no clip ({len(clips)} clip(s) in {groups} group(s))",
                 file=file,
-                remedy="bring clips of more groups, or raise data.validation_share or data.test_share",
+                remedy="bring clips of more groups"
+                + (", or raise data.validation_share or data.test_share" if groups >= len(SPLITS) else ""),
             )
     for head, classes in data.heads.items():
         trained = {clip.labels[head] for clip in clips if clip.split == "train"}

@@ -106,7 +106,7 @@ def survey(folder: Path, source: str, shares: params.Data) -> Summary:
             if (count := sum(clip.split == split and clip.labelled for clip in clips))
         },
         unlabelled=sum(not clip.labelled for clip in clips),
-        training_groups=_training_groups(clips, next(iter(heads)), shares),
+        training_groups=_training_groups(clips, next(iter(heads)), shares, folder),
         missing_videos=missing,
         sound=_any_sound(present),
         detections=reader.has_detections(folder, videos),
@@ -152,11 +152,18 @@ def _told_strays(folder: Path, reader: Dataset, videos: Sequence[str]) -> list[s
     ]
 
 
-def _training_groups(clips: Sequence[AnnotatedClip], head: str, shares: params.Data) -> int:
+def _training_groups(clips: Sequence[AnnotatedClip], head: str, shares: params.Data, folder: Path) -> int:
     split_of = split_groups(
         members(clips, [head]), shares.validation_share, shares.test_share, shares.split_seed
     )
-    return list(split_of.values()).count("train")
+    drawn = list(split_of.values())
+    if empty := [split for split in SPLITS if split not in drawn]:
+        raise UserError(
+            f"its {len(split_of)} group(s) of labelled clips leave the split {empty[0]} empty",
+            file=folder,
+            remedy="groups stay whole: bring clips of three or more, told apart by the column group, each class in two",
+        )
+    return drawn.count("train")
 
 
 def _any_sound(paths: Sequence[Path]) -> bool:

@@ -5,6 +5,7 @@ arXiv 2111.01936; with hand side and contact state as in Radevski et al., ICCV 2
 Layers normalise first, unlike the paper's, so that they train from scratch without a long warm-up.
 """
 
+from contextlib import nullcontext
 from typing import Annotated, Literal
 
 import torch
@@ -137,7 +138,9 @@ class BoxEmbedding(nn.Module):
         """Embed (…, 8) as (…, width)."""
         category, side, state = boxes[..., 5:].long().unbind(-1)
         # Not in bfloat16, whose steps near the far edge are 1/256 of the frame: slow hands would stand still.
-        with torch.autocast(boxes.device.type, enabled=False):
+        there = boxes.device.type
+        can = torch.amp.is_autocast_available(there)  # what counts weights on "meta" cannot
+        with torch.autocast(there, enabled=False) if can else nullcontext():
             embedded = self.category(category) + self.place(boxes[..., :4]) + self.score(boxes[..., 4:5])
         return self.dropout(self.norm(embedded + self.side(side) + self.state(state)))
 

@@ -216,6 +216,16 @@ def test_rows_of_which_no_use_can_be_made_are_told_before_anything_is_taken_in(t
     ]
 
 
+def test_what_cannot_be_split_takes_no_place(clone: Workspace, raw_folder):
+    before = sorted(clone.raw.rglob("*")), clone.params.read_text()
+    source = raw_folder(
+        [[f"c{n}", f"v{n}.mp4", 0.0, 1.0, "cut" if n % 2 else "wash", "p0"] for n in range(12)]
+    )
+    with pytest.raises(UserError, match=r"its 1 group\(s\) of labelled clips leave the split val empty"):
+        import_data(str(source), clone)
+    assert (sorted(clone.raw.rglob("*")), clone.params.read_text()) == before
+
+
 def test_a_lesson_for_unlabelled_clips_is_settled_anew_where_all_are_labelled(clone: Workspace, source: Path):
     """The sample's teachers learn from all labelled clips, and teach those that nobody labelled."""
     before = params.load(clone.params)
