@@ -77,7 +77,7 @@ def test_a_whole_installation_is_in_order_and_what_breaks_is_named(
     eventually(lambda: not told(examine_infra(clone))["workers"], 90, "three workers")
     checks = examine_infra(clone)
     assert [check for check in checks if check.state == "fails"] == []
-    assert len(checks) == 13
+    assert len(checks) == 14
     text = "\n".join(check.detail for check in checks)
     for secret in ("PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY"):
         assert os.environ[secret] not in text
