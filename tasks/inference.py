@@ -1,18 +1,33 @@
 """What trained networks say of clips."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+import models.fusion
+import models.heads
+import models.network
+import models.pictures
+import models.temporal
+import tasks.batches
+import tasks.modalities.frames
+import tasks.modalities.modality
+import tasks.networks
+import tasks.senses
+import tasks.shards
+import tasks.views
 from tasks import ranks
+from tasks.atomic import code_digest, digest
 from tasks.batches import batches, chunks, present
 from tasks.clips import Clip
 from tasks.errors import UserError
 from tasks.gathering import summed
-from tasks.networks import Committee
+from tasks.networks import Committee, Spec
 from tasks.senses import SharedShards
 from tasks.settings import settings
 from tasks.shards import Shards
@@ -20,6 +35,8 @@ from tasks.views import View, evaluation_views, training_view
 
 if TYPE_CHECKING:
     from tasks.progress import Progress
+
+_ARITHMETIC = ("numpy", "opencv-python-headless", "timm", "torch", "torchvision")
 
 
 def device() -> torch.device:
@@ -55,6 +72,29 @@ def device() -> torch.device:
             remedy="set it to auto or cpu; cuda needs a GPU and its driver (infra/README.md says which)",
         ) from None
     return there
+
+
+def code_of_answers(spec: Spec) -> str:
+    """Names the code and the libraries that decide what networks of `spec` make of a clip."""
+    return digest(
+        code_digest(
+            *spec.code,
+            models.fusion,
+            models.heads,
+            models.network,
+            models.pictures,
+            models.temporal,
+            sys.modules[__name__],
+            tasks.batches,
+            tasks.modalities.frames,
+            tasks.modalities.modality,
+            tasks.networks,
+            tasks.senses,
+            tasks.shards,
+            tasks.views,
+        ),
+        {name: version(name) for name in _ARITHMETIC},
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -129,7 +129,7 @@ def ingest(data: Data, raw: Path, work: Path) -> Index:
     files = _video_files(clips, reader, raw, rejected)
     clips = [clip for clip in clips if clip.video in files]
     videos, clips = _probed(clips, files, reader, raw, work / "probes", rejected)
-    clips = _apart(clips, {name: video.sha256 for name, video in videos.items()}, rejected, raw)
+    clips = _without_twins(clips, {name: video.sha256 for name, video in videos.items()}, rejected, raw)
     try:
         _refuse_emptied_splits(clips, annotated)
         split = _split(clips, data, rejected, raw)
@@ -144,7 +144,7 @@ def ingest(data: Data, raw: Path, work: Path) -> Index:
     return Index(split, {name: video for name, video in videos.items() if name in used}, rejected)
 
 
-def _apart(
+def _without_twins(
     clips: Sequence[AnnotatedClip], sha256: Mapping[str, str], rejected: list[Rejected], raw: Path
 ) -> list[AnnotatedClip]:
     """The clips, no footage of which is in two groups, nor learned from and tested under another name."""

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +18,12 @@ from torch import nn
 import models.distill.divergences
 import models.distill.method
 import models.ensemble
-import models.heads
 import models.metrics
-import models.network
-import models.pictures
-import models.temporal
 import models.weights
-import tasks.batches
 import tasks.clips
 import tasks.gathering
-import tasks.inference
-import tasks.modalities.frames
-import tasks.modalities.modality
-import tasks.networks
-import tasks.shards
 import tasks.stores.weights
 import tasks.training
-import tasks.views
 from models.calibration import ece, fit_temperature
 from models.distill.method import Hint, HintShape, Lesson, Losses, Method, NoHints
 from models.metrics import score, score_action
@@ -45,7 +33,7 @@ from tasks.atomic import alone, code_digest, digest, file_digest, new_file
 from tasks.batches import Batch, batches, present
 from tasks.clips import Clip, label_indices
 from tasks.errors import UserError
-from tasks.inference import view_logits
+from tasks.inference import code_of_answers, view_logits
 from tasks.layout import Workspace
 from tasks.networks import Committee, Spec
 from tasks.params import Params, Training
@@ -57,7 +45,6 @@ from tasks.stores.copies import copies
 from tasks.training import Course, Epoch, arithmetic, fit
 from tasks.views import training_view
 
-_ARITHMETIC = ("numpy", "opencv-python-headless", "timm", "torch", "torchvision")
 """Packages whose other versions may train to other weights."""
 CURVE_COLUMNS = ("seed", "member", "epoch", "learning_rate", "train_loss", "val_loss", "val_top1", "seconds")
 
@@ -332,33 +319,21 @@ class Learner:
     ) -> str:
         """Names everything that a training depends on."""
         return digest(
+            code_of_answers(self.spec),
             code_digest(
-                *self.spec.code,
-                models.network,
-                models.metrics,
-                models.pictures,
-                models.temporal,
-                models.weights,
-                models.heads,
                 models.distill.divergences,
                 models.distill.method,
                 models.ensemble,
+                models.metrics,
+                models.weights,
                 sys.modules[type(self.method).__module__],
                 sys.modules[type(self).__module__],
-                tasks.batches,
+                sys.modules[__name__],
                 tasks.clips,
                 tasks.gathering,
-                tasks.inference,
-                tasks.modalities.frames,
-                tasks.modalities.modality,
-                tasks.networks,
-                tasks.shards,
                 tasks.stores.weights,
-                sys.modules[__name__],
                 tasks.training,
-                tasks.views,
             ),
-            {name: version(name) for name in _ARITHMETIC},
             self.spec.model_dump(),
             training.model_dump(
                 exclude={"devices"}

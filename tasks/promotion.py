@@ -45,8 +45,8 @@ _MOVE = "move_in_progress"
 _PAGE = "gate.html"
 _LONGEST_REASON = 500
 _MOST_ROUNDS, _PATIENCE_S = 20, 20.0
-_NOT_OURS = (401, 403, 404)
-"""What a server says of a run that is gone, or that belongs to somebody else."""
+_NOT_OURS = {401, 403, 404, "RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED"}
+"""What a server says of a run that is gone, or that belongs to somebody else: by HTTP, and by MLflow's own codes."""
 
 
 @dataclass(frozen=True)
@@ -424,18 +424,17 @@ def _attach(client: "MlflowClient", version: "ModelVersion", page: str) -> None:
         return
     try:
         client.log_text(version.run_id, page, _PAGE)
-    except MlflowException as error:
-        if error.error_code not in (
-            "RESOURCE_DOES_NOT_EXIST",
-            "INVALID_PARAMETER_VALUE",
-            "PERMISSION_DENIED",
-        ):
+    except (MlflowException, requests.HTTPError) as error:  # the latter of the server's store of files
+        if _code(error) not in _NOT_OURS:
             raise
         print(f"gate: the run of version {version.version} is gone or another's, so it gets no page")
-    except requests.HTTPError as error:  # of the server's store of files
-        if error.response is None or error.response.status_code not in _NOT_OURS:
-            raise
-        print(f"gate: the run of version {version.version} is gone or another's, so it gets no page")
+
+
+def _code(error: Exception) -> object:
+    """How MLflow, or HTTP, names an error."""
+    return getattr(error, "error_code", None) or getattr(
+        getattr(error, "response", None), "status_code", None
+    )
 
 
 def _key(params: Params, version: "ModelVersion", champion: "ModelVersion | None") -> str:

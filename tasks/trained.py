@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.network import Logits
-from tasks.answers import answers
+from tasks.answers import Question
 from tasks.clips import Clip, Split, label_indices, read_clips
 from tasks.errors import UserError
 from tasks.layout import Workspace
@@ -111,7 +111,8 @@ class Trained:
             weights = self.folders[name] / f"seed-{seed}"
             committee = Committee.load(weights)
             shards = self._shards_of(committee.spec)
-            by_views, present = answers(self.answers, committee, weights, shards, clips, counts, crops)
+            asked = Question(committee, weights, shards, clips, counts, crops)
+            by_views, present = asked.answered(self.answers)
             for views, logits in by_views.items():
                 found.setdefault(views, {})[seed] = predict(committee, logits, present, unseen)
         return found

@@ -7,6 +7,7 @@ from pydantic import Field
 from models.distill.dkd import DKD
 from models.distill.hints import Hints
 from models.distill.kd import KD
+from models.distill.method import Method as Base
 from models.distill.mst import MST
 from models.distill.omnivorous import Omnivorous
 from models.distill.rkd import RKD
@@ -23,9 +24,22 @@ Method = Annotated[
     Field(discriminator="kind"),
 ]
 
-for _method in get_args(get_args(Method)[0]):  # before pydantic meets them, whose words name no file
-    _file = f"{_method.__module__.replace('.', '/')}.py"
-    if _method.__abstractmethods__:
-        raise TypeError(f"{_file}: {_method.__name__} lacks {', '.join(sorted(_method.__abstractmethods__))}")
-    if get_args(_method.model_fields["kind"].annotation) != (_method.__module__.rpartition(".")[2],):
-        raise TypeError(f"{_file}: the kind of {_method.__name__} must be a Literal of the file's own name")
+
+def refuse_misfit(method: type[Base]) -> None:
+    """Raise TypeError where a class can be no method; pydantic, who meets it next, names no file.
+
+    Args:
+        method: a member of the union.
+    """
+    file = f"{method.__module__.replace('.', '/')}.py"
+    if lacking := ", ".join(sorted(method.__abstractmethods__)):
+        raise TypeError(f"{file}: {method.__name__} lacks {lacking}")
+    name = method.__module__.rpartition(".")[2]
+    if get_args(method.model_fields["kind"].annotation) != (name,):
+        raise TypeError(
+            f'{file}: {method.__name__} must have `kind: Literal["{name}"]`, as its file is named'
+        )
+
+
+for _method in get_args(get_args(Method)[0]):
+    refuse_misfit(_method)

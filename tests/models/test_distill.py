@@ -1,7 +1,7 @@
 """Every training method in the registry, then what each promises. A method needs an example here to pass."""
 
 import math
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 import torch
@@ -322,6 +322,20 @@ def test_a_comparison_that_is_not_of_each_clip_is_refused(shape: str):
     method = Wrong(kind="kd", **TAUGHT)
     with pytest.raises(ValueError, match=r"compare gave .*; one value a clip is meant, \(3,\)"):
         method.loss(student(), lesson(), LABELS, companion(method), 0.0)
+
+
+def test_a_class_that_can_be_no_method_is_named_with_its_file():
+    class Lossless(Method):
+        kind: Literal["lossless"]
+
+    class Misnamed(KD):
+        kind: Literal["kd"]
+
+    Lossless.__module__, Misnamed.__module__ = "models.distill.lossless", "models.distill.zscore"
+    with pytest.raises(TypeError, match=r"^models/distill/lossless\.py: Lossless lacks loss$"):
+        distill.refuse_misfit(Lossless)
+    with pytest.raises(TypeError, match=r'zscore\.py: Misnamed must have `kind: Literal\["zscore"\]`'):
+        distill.refuse_misfit(Misnamed)
 
 
 def test_hints_that_nobody_asked_for_refuse():

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tasks import answers, evaluate, views
+from tasks import answers, evaluate, inference, views
 from tasks.atomic import write_json
 from tasks.clips import Clip, write_clips
 from tasks.errors import UserError
@@ -433,7 +433,7 @@ def test_only_networks_that_changed_are_asked_again(
     evaluate.run(params, workspace)
     assert set(asked) == {3.0}
     asked.clear()
-    monkeypatch.setattr(answers, "_ARITHMETIC", ("torch",))  # as if a library were another one
+    monkeypatch.setattr(inference, "_ARITHMETIC", ("torch",))  # as if a library were another one
     evaluate.run(params, workspace)
     assert len(asked) > len(params.seeds)
 

@@ -81,7 +81,7 @@ def test_a_training_hangs_on_whose_clip_is_whose_and_on_the_arithmetic(
     assert key(clips) == key(list(clips))
     assert key(swapped) != key(clips)
     before = key(clips)
-    monkeypatch.setattr("tasks.learner.version", lambda name: "99" if name == "timm" else version(name))
+    monkeypatch.setattr("tasks.inference.version", lambda name: "99" if name == "timm" else version(name))
     assert key(clips) != before
 
 
