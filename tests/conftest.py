@@ -130,9 +130,8 @@ def raw_folder(tmp_path: Path, one_second: Path) -> Callable[..., Path]:
             if name.endswith(".mp4") and not name.startswith(("/", ".")):
                 target = raw / "videos" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                note = name.encode().ljust(
-                    64
-                )  # in a box that players skip: videos of the same bytes are the same footage
+                # A box that players skip: videos of the same bytes would be the same footage.
+                note = name.encode().ljust(64)
                 box = struct.pack(">I4s", 8 + len(note), b"free") + note
                 target.write_bytes(one_second.read_bytes() + box)
         return raw
